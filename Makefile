@@ -1,0 +1,39 @@
+# Every target says what it does: `make` or `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench ui clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+install: $(VENV)/.installed  ## make .venv and install everything into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,dev]'
+	touch $@
+
+run: install  ## compare two models on the embedded chest CT and print the table
+	$(BIN)/python run.py -m model=sam2_nano,sam2_t experiment=ct_quick
+
+test: install  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: install  ## lint, types, import layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## measure what a job costs beside its training
+	$(BIN)/python -m benchmarks.startup
+
+ui: install  ## browse the runs in MLflow on http://127.0.0.1:5000 (PORT=… for another port)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --host 127.0.0.1 --port $(PORT)
+
+clean:  ## remove .venv and caches; runs in outputs/ stay
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

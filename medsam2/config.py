@@ -1,0 +1,107 @@
+"""What Hydra composes, before any work: resolvers, the run's identity and the text of `--help`.
+
+Importing this module must stay cheap (no torch, MONAI or MLflow): `python run.py --help` goes through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# What cannot change a run's numbers. Everything else in the config is part of what the run is.
+NOT_IDENTITY = {
+    "hydra", "paths", "tracking", "sweep", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
+    "study", "dataset.root", "trainer.checkpoint_minutes", "trainer.detect_anomaly", "metrics.overlays",
+}  # fmt: skip
+
+
+def register_resolvers() -> None:
+    """Makes `${project:}`, `${run_id:}` and `${group_help:}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("project", lambda sub="": str(PROJECT / sub), replace=True)
+    OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
+    OmegaConf.register_new_resolver("group_help", group_help, replace=True)
+
+
+# ------------------------------------------------------------------------------------------------ identity
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a composed config that decides a run's numbers, resolved, as flat `dotted.key: value`.
+
+    Paths are left out, so that a run keeps its identity on another machine; a checkpoint counts by its content.
+    """
+    flat: dict[str, Any] = {}
+    for key in map(str, cfg):
+        if key in NOT_IDENTITY:
+            continue
+        value = cfg[key]
+        if isinstance(value, DictConfig | ListConfig):
+            value = OmegaConf.to_container(value, resolve=True)
+        flat.update(flatten(value, key))
+    if flat.get("model.checkpoint"):
+        flat["model.checkpoint"] = _content_id(Path(flat["model.checkpoint"]))
+    return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY}
+
+
+def run_id(cfg: DictConfig) -> str:
+    """Ten hex digits that name the run: equal for equal identities, on every machine."""
+    canonical = json.dumps(identity(cfg), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; an empty mapping leaves no key."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _content_id(path: Path) -> str:
+    """A name for a file's content: its size and 16 samples of 64 KiB, cheap for files of a gigabyte."""
+    if not path.is_file():
+        return path.name
+    size, chunk = path.stat().st_size, 1 << 16
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(16):
+            file.seek(max(0, (size - chunk) * i // 15))
+            digest.update(file.read(chunk))
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------- help
+
+
+def group_help() -> str:
+    """Every config group with its choices, each with the first comment line of its file."""
+    folders = [f for f in sorted((PROJECT / "conf").rglob("*")) if f.is_dir()] + [PROJECT / "sweeps"]
+    lines = []
+    for folder in folders:
+        name = "sweeps" if folder.name == "sweeps" else folder.relative_to(PROJECT / "conf").as_posix()
+        choices = sorted(folder.glob("*.yaml"))
+        if not choices or name in ("model/base", "hydra/help"):
+            continue
+        lines.append(name)
+        lines += [f"  {c.stem:20} {_headline(c)}" for c in choices]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(file: Path) -> str:
+    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    text = next((c.lstrip("# ") for c in comments if "@package" not in c), "")
+    return text.removeprefix("Question:").strip()
+
+
+def environment_path(path: str | os.PathLike[str]) -> Path:
+    """An absolute path with `~` expanded; relative ones start at the folder the command was called from."""
+    return Path(path).expanduser().absolute()

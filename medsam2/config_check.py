@@ -1,0 +1,295 @@
+"""One check of a composed config, before any work is done, that reports every mistake at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tempfile
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medsam2.config import PROJECT, environment_path
+
+Number = int | float
+
+
+class ConfigError(ValueError):
+    """One or more mistakes in a configuration; the message lists them all, each with its key and remedy."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{head} in this configuration:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ConfigError with everything that is wrong in `cfg`, before any work is done.
+
+    Looked at: values out of range, unknown keys, every `_target_` against its signature (partials too), files and
+    folders that are missing, an output folder that cannot be written, a device that is not there.
+    """
+    problems = find_problems(cfg)
+    if problems:
+        raise ConfigError(problems)
+
+
+def find_problems(cfg: DictConfig) -> list[str]:
+    """Everything wrong in a composed config, one line of text each; an empty list where all is well."""
+    try:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return [f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]
+    unknown = unknown_keys(plain)
+    targets = target_problems(plain)
+    found = unknown + range_problems(plain) + targets + device_problems(plain["device"])
+    found += file_problems(plain)
+    if not any(t.startswith("dataset") for t in targets + unknown):
+        found += dataset_problems(cfg)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- ranges
+
+
+def _number(test: Callable[[Number], bool]) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and test(v)
+
+
+def _whole(test: Callable[[int], bool]) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and test(v)
+
+
+def _betas(value: Any) -> bool:
+    in_range = _number(lambda b: 0 <= b < 1)
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(in_range, value))
+
+
+_POSITIVE = (_number(lambda v: v > 0), "must be a number > 0")
+_NOT_NEGATIVE = (_number(lambda v: v >= 0), "must be a number >= 0")
+_SHARE = (_number(lambda v: 0 <= v <= 1), "must be a number between 0 and 1")
+_COUNT = (_whole(lambda v: v >= 1), "must be a whole number >= 1")
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (_whole(lambda v: 0 <= v < 2**32), "must be a whole number between 0 and 2^32 - 1"),
+    "image_size": (_whole(lambda v: v > 0 and v % 32 == 0), "must be a multiple of 32"),
+    "batch_size": _COUNT,
+    "num_workers": (_whole(lambda v: v >= 0), "must be a whole number >= 0"),
+    "num_threads": _COUNT,
+    "optim.lr": _POSITIVE,
+    "optim.betas": (_betas, "must be two numbers, each at least 0 and below 1"),
+    "optim.eps": _POSITIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "scheduler.warmup_epochs": _NOT_NEGATIVE,
+    "scheduler.min_factor": _SHARE,
+    "loss.pos_weight": _POSITIVE,
+    "method.rounds": _COUNT,
+    "model.mask_selection.delta": _NOT_NEGATIVE,
+    "model.mask_selection.thresh": _SHARE,
+    "trainer.max_epochs": _COUNT,
+    "trainer.val_every": _COUNT,
+    "trainer.accumulate": _COUNT,
+    "trainer.clip_norm": _POSITIVE,
+    "trainer.checkpoint_minutes": _POSITIVE,
+    "trainer.max_batches": _COUNT,
+}
+
+
+def range_problems(plain: Mapping[str, Any]) -> list[str]:
+    """Values outside their range. A key that is absent, or null where a switch may be off, is not looked at."""
+    found = []
+    for key, (holds, text) in RULES.items():
+        value = _select(plain, key)
+        if value is None or holds(value):
+            continue
+        if key == "image_size" and isinstance(value, int) and value > 0:
+            low = max(32, value // 32 * 32)
+            text += f": use {low} or {low + 32}"
+        found.append(f"{key}={value}: {text}")
+    return found
+
+
+def _select(plain: Mapping[str, Any], key: str) -> Any:
+    node: Any = plain
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+# ------------------------------------------------------------------------------------------ keys and targets
+
+FREE_KEYS = {  # what nodes without a `_target_` may hold
+    "model": {
+        "name",
+        "variant",
+        "release",
+        "checkpoint",
+        "image_size",
+        "mask_selection",
+        "tuning",
+        "network",
+    },
+    "model.mask_selection": {"dynamic", "delta", "thresh"},
+    "model.tuning": {"name", "trainable"},
+    "paths": {"output_dir", "data_root", "checkpoint_dir"},
+    "sweep": {"id", "parent_run_id"},
+}
+
+
+def unknown_keys(plain: Mapping[str, Any]) -> list[str]:
+    """Keys that nothing reads: at the root and in the nodes that build no object."""
+    primary = OmegaConf.load(PROJECT / "conf" / "config.yaml")
+    assert isinstance(primary, DictConfig)
+    groups = {str(g) for entry in primary.defaults if not isinstance(entry, str) for g in entry}
+    found = _unknown("", set(plain), (groups | set(map(str, primary))) - {"defaults"})
+    for prefix, known in FREE_KEYS.items():
+        node = _select(plain, prefix)
+        if isinstance(node, Mapping):
+            found += _unknown(prefix + ".", set(node), known)
+    return found
+
+
+def _unknown(prefix: str, given: set[str], known: set[str]) -> list[str]:
+    found = []
+    for key in sorted(given - known):
+        close = get_close_matches(key, known, n=1)
+        hint = f"did you mean {prefix}{close[0]}?" if close else "known here: " + ", ".join(sorted(known))
+        found.append(f"{prefix}{key}: unknown key; {hint}")
+    return found
+
+
+def target_problems(plain: Mapping[str, Any]) -> list[str]:
+    """Every `_target_` of the config bound to its signature: unknown, missing and wrongly typed arguments."""
+    found = []
+    for path, node in _targets(plain):
+        try:
+            built = get_object(node["_target_"])
+            signature = inspect.signature(built)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            found.append(f"{path}._target_={node['_target_']}: cannot be imported ({reason})")
+            continue
+        given = {k: v for k, v in node.items() if not k.startswith("_")}
+        found += _bind(path, built, signature, given, partial=bool(node.get("_partial_")))
+    return found
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    items: Any = ()
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        items = node.items()
+    elif isinstance(node, list):
+        items = enumerate(node)
+    for key, value in items:
+        yield from _targets(value, f"{path}.{key}" if path else str(key))
+
+
+def _bind(path: str, built: Any, signature: inspect.Signature, given: dict[str, Any], partial: bool) -> list[str]:
+    parameters = {k: p for k, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    found = [] if takes_any else _unknown(path + ".", set(given), set(parameters))
+    if not partial:
+        needed = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
+        found += [f"{path}.{k}: missing; {built.__name__} needs it" for k in needed]
+    hints = _type_hints(built)
+    for key, value in given.items():
+        if key in hints and not isinstance(value, Mapping) and not _fits(value, hints[key]):
+            found.append(f"{path}.{key}={value}: is not of type {_type_name(hints[key])}")
+    return found
+
+
+def _type_hints(built: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(built.__init__ if inspect.isclass(built) else built)
+    except Exception:  # a library whose annotations cannot be evaluated: names are still checked
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain YAML value can be what an annotation asks for; annotations beyond plain values always fit."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if origin in (list, tuple, Sequence):
+        inner = [h for h in typing.get_args(hint) if h is not ...] or [Any]
+        same = len(inner) == 1
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value if same)
+    return True
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint.__name__) if inspect.isclass(hint) else str(hint).replace("typing.", "")
+
+
+# ------------------------------------------------------------------------------------- device, files, data
+
+
+def device_problems(device: Any) -> list[str]:
+    """A device that this machine does not have. `auto` always fits: it takes what is there."""
+    if device == "auto":
+        return []
+    import torch
+
+    try:
+        kind = torch.device(device)
+    except (RuntimeError, TypeError):
+        return [f"device={device}: not a device; use auto, cpu, cuda, cuda:N or mps"]
+    if kind.type == "cpu":
+        return []
+    if kind.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            return [f"device={device}: torch {torch.__version__} sees no CUDA GPU; use device=auto or device=cpu"]
+        if (kind.index or 0) >= count:
+            return [f"device={device}: there are {count} GPUs here, numbered from 0"]
+        return []
+    if kind.type == "mps" and torch.backends.mps.is_available():
+        return []
+    return [f"device={device}: not available on this machine; use device=auto"]
+
+
+def file_problems(plain: Mapping[str, Any]) -> list[str]:
+    """A checkpoint that is not there, an output folder that cannot be written."""
+    found = []
+    checkpoint = _select(plain, "model.checkpoint")
+    if checkpoint and not environment_path(checkpoint).is_file():
+        from medsam2.modeling.weights import missing_checkpoint_message
+
+        found.append(missing_checkpoint_message(checkpoint))
+    output = environment_path(plain["paths"]["output_dir"])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        remedy = "choose a folder you may write to with paths.output_dir=DIR"
+        found.append(f"paths.output_dir={output}: cannot be written ({error.strerror}); {remedy}")
+    return found
+
+
+def dataset_problems(cfg: DictConfig) -> list[str]:
+    """What the dataset itself finds wrong with its files; it lists them and decodes none."""
+    try:
+        instantiate(cfg.dataset).records()
+    except Exception as error:
+        text = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
+        return [f"dataset: {text}"]
+    return []

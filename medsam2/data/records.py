@@ -1,0 +1,107 @@
+"""What a dataset is: a list of records (cheap) and a way to load one of them as a case (decoded)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+
+class DatasetError(ValueError):
+    """The data on disk, or the settings that describe it, are not what the dataset needs; says what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case as listed, not decoded; ``image`` and ``labels`` name files below the dataset's root."""
+
+    case_id: str
+    patient_id: str
+    split: str  # "train" | "val" | "test"
+    image: str = ""
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (structure, files of its raters)
+    index: int = 0  # slice number where one file holds many cases
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file this case is read from, sorted, each once."""
+        return tuple(sorted({self.image, *(name for _, names in self.labels for name in names)} - {""}))
+
+
+@dataclass
+class Case:
+    """One decoded case at its native size.
+
+    ``image`` is float32 H×W×3 in [0, 1]; ``raters[structure]`` is bool R×H×W, a mask per rater;
+    ``labels[structure]`` is bool H×W, the consensus of the raters; ``spacing`` is (row, column) in mm, None
+    where pixels have no physical size.
+    """
+
+    record: Record
+    image: NDArray[np.float32]
+    labels: dict[str, NDArray[np.bool_]]
+    raters: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    spacing: tuple[float, float] | None = None
+
+
+class Dataset(Protocol):
+    """What the rest of the project may ask of a dataset."""
+
+    name: str
+    structures: tuple[str, ...]
+    allow_shared_patient: bool  # True only where one patient is all there is
+
+    def records(self) -> list[Record]:
+        """Every case, sorted by case_id, not decoded. Raises DatasetError if the data is not as expected."""
+
+    def load(self, record: Record) -> Case:
+        """Decode one case. Raises DatasetError naming the file that is damaged or holds undeclared values."""
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when the cases, their split or their files (names, sizes) change."""
+
+
+def compute_consensus(raters: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Majority of R×H×W rater masks; a tie (possible with an even number of raters) counts as foreground."""
+    votes = raters.sum(axis=0, dtype=np.uint16)
+    return np.asarray(2 * votes >= len(raters))
+
+
+def of_split(records: Iterable[Record], split: str) -> list[Record]:
+    """The records of one split, in their order. Raises DatasetError for a name that is no split."""
+    if split not in SPLITS:
+        raise DatasetError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+    return [record for record in records if record.split == split]
+
+
+def check_structures(structures: str | Sequence[str], known: Sequence[str], dataset: str) -> tuple[str, ...]:
+    """The chosen structures as a tuple. Raises DatasetError for none, unknown or repeated names."""
+    chosen = (structures,) if isinstance(structures, str) else tuple(structures)
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen or len(set(chosen)) != len(chosen):
+        raise DatasetError(
+            f"dataset.structures={list(chosen)} does not fit {dataset}: "
+            f"name one or more of {', '.join(known)}, each once"
+        )
+    return chosen
+
+
+def compute_fingerprint(records: Iterable[Record], root: Path) -> str:
+    """16 hex digits of the sha256 over cases, patients, splits and the names and sizes of their files."""
+    digest = hashlib.sha256()
+    sizes: dict[str, int] = {}  # slices of one volume share a file
+    for record in sorted(records, key=lambda record: record.case_id):
+        digest.update(f"{record.case_id}\t{record.patient_id}\t{record.split}\t{record.index}\n".encode())
+        for name in record.files:
+            size = sizes.setdefault(name, -1)
+            if size < 0:
+                size = sizes[name] = (root / name).stat().st_size
+            digest.update(f"{name}\t{size}\n".encode())
+    return digest.hexdigest()[:16]

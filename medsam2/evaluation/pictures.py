@@ -1,0 +1,101 @@
+"""Pictures of single cases: image with prompt, label, prediction, and both outlines on one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medsam2.data.loader import ObjectInfo
+from medsam2.evaluation.metrics import BOX_CORNERS, Mask
+from medsam2.evaluation.rows import Row
+
+PANEL = 320  # pixels
+LABEL, PREDICTION, PROMPT = (60, 220, 120), (255, 70, 160), (255, 210, 60)
+RANKS = ("worst", "median", "best")
+
+
+def choose_cases(rows: Sequence[Row], metric: str = "dice") -> list[tuple[str, Row]]:
+    """The worst, median and best row of each structure, as (rank, row); fewer rows give fewer."""
+    chosen = []
+    for structure in sorted({row["structure"] for row in rows}):
+        ranked = sorted((r for r in rows if r["structure"] == structure), key=lambda r: (r[metric], r["case_id"]))
+        positions = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
+        names = RANKS if len(positions) == 3 else RANKS[:1] if len(positions) == 1 else RANKS[::2]
+        chosen += [(name, ranked[i]) for name, i in zip(names, positions, strict=True)]
+    return chosen
+
+
+def draw_case(info: ObjectInfo, prediction: Mask, caption: str) -> Image.Image:
+    """Four panels side by side with a caption: image and prompt; label; prediction; outlines of both."""
+    assert info.image is not None
+    assert info.label is not None
+    height, width = info.label.shape
+    scale = PANEL / max(height, width)
+    size = (round(width * scale), round(height * scale))
+    base = np.asarray(Image.fromarray(info.image).resize(size, Image.Resampling.BICUBIC))
+    label, predicted = _resize(info.label, size), _resize(prediction, size)
+    both = _outline(_outline(base, label, LABEL), predicted, PREDICTION)
+    panels = [
+        _with_prompt(base, info, scale),
+        _fill(base, label, LABEL),
+        _fill(base, predicted, PREDICTION),
+        both,
+    ]
+    titles = [f"image and prompt ({info.prompt.budget})", "label", "prediction", "outlines"]
+    return _sheet(panels, titles, caption)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def _resize(mask: Mask, size: tuple[int, int]) -> Mask:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _fill(image: NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    mixed = image.copy()
+    mixed[mask] = (0.5 * image[mask] + 0.5 * np.array(colour)).astype(np.uint8)
+    return mixed
+
+
+def _outline(image: NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The mask's border, two pixels wide, drawn inside it."""
+    inner = mask.copy()
+    for _ in range(2):
+        padded = np.pad(inner, 1)
+        inner = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    drawn = image.copy()
+    drawn[mask & ~inner] = colour
+    return drawn
+
+
+def _with_prompt(image: NDArray[np.uint8], info: ObjectInfo, scale: float) -> NDArray[np.uint8]:
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    points = (info.prompt.points + 0.5) * scale
+    corners = points[np.isin(info.prompt.labels, BOX_CORNERS)]
+    if len(corners) == 2:
+        draw.rectangle([tuple(corners[0]), tuple(corners[1])], outline=PROMPT, width=2)
+    for (x, y), kind in zip(points, info.prompt.labels, strict=True):
+        if kind in (0, 1):
+            draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=PROMPT if kind == 1 else PREDICTION, outline=(0, 0, 0))
+    return np.asarray(picture)
+
+
+def _sheet(panels: Sequence[NDArray[np.uint8]], titles: Sequence[str], caption: str) -> Image.Image:
+    height, width = panels[0].shape[:2]
+    gap, line = 8, 20
+    sheet = Image.new("RGB", (len(panels) * (width + gap) + gap, height + 2 * line + gap), (255, 255, 255))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    draw.text((gap, 2), caption, fill=(0, 0, 0), font=font)
+    for i, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        left = gap + i * (width + gap)
+        draw.text((left, line), title, fill=(90, 90, 90), font=font)
+        sheet.paste(Image.fromarray(panel), (left, 2 * line))
+    return sheet

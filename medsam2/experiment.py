@@ -1,0 +1,246 @@
+"""The composition root: checks a config, builds its objects once and in order, hands them to the task.
+
+Nothing else in the project turns configuration into objects.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from medsam2.config import environment_path, identity, run_id
+from medsam2.config_check import ConfigError, check
+from medsam2.runs import RunDirectory, RunDirectoryError
+from medsam2.tracking.base import RunInfo, Tracker
+
+if TYPE_CHECKING:
+    from medsam2.data.records import Dataset
+    from medsam2.tasks.parts import Parts
+
+log = logging.getLogger("medsam2")
+
+
+def run(cfg: DictConfig) -> float:
+    """One job from config to stored result; returns the value a search maximises, NaN if it failed inside a sweep.
+
+    A finished run returns its stored value, an interrupted one goes on. An exception is recorded in the run directory
+    and in the tracker; inside a sweep it ends here, so that the other jobs run, and the sweep names it at its end.
+    """
+    directory = RunDirectory(environment_path(cfg.run_dir))
+    try:
+        stored = finished_value(cfg)
+        if stored is not None:
+            log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
+            return stored
+        check(cfg)
+        return _run(cfg, directory)
+    except Exception as error:
+        _explain(error)
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            return math.nan
+        raise SystemExit(1) from None
+
+
+def finished_value(cfg: DictConfig) -> float | None:
+    """The stored value of a config's run if it is finished, else None.
+
+    Raises:
+        RunDirectoryError: the run was made from other data than the dataset's files are now.
+    """
+    directory = RunDirectory(environment_path(cfg.run_dir))
+    status = directory.status()
+    if cfg.force or status["state"] != "finished" or status.get("run_id") != cfg.run_id:
+        return None
+    try:
+        fingerprint = instantiate(cfg.dataset).fingerprint()
+    except Exception as error:
+        log.debug("data not looked at: %s", error)  # a result stays valid where its data is no longer mounted
+    else:
+        directory.check_data(fingerprint)
+    return float(status["value"])
+
+
+def _run(cfg: DictConfig, directory: RunDirectory) -> float:
+    # a run whose config cannot be changed by resolving is what gets stored: the config as it was used
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    directory.open(run_id(cfg), config, fresh=bool(cfg.force))
+    tracker = build_tracker(cfg)
+    with _log_file(directory.path / "run.log"):
+        start = time.time()
+        try:
+            dataset = _build_dataset(cfg, directory)
+            directory.update(
+                mlflow_run_id=tracker.start(_run_info(cfg, directory)) or directory.status().get("mlflow_run_id")
+            )
+            directory.update(state="running")
+            outcome = instantiate(cfg.task)(build_parts(cfg, dataset, directory, tracker))
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+            _record_failure(directory, state, error)
+            tracker.log_files(directory.path)
+            tracker.finish(state)
+            if state == "interrupted":
+                log.warning("interrupted; the same command goes on from the last checkpoint in %s", directory.path)
+            raise
+        seconds = directory.status().get("seconds", 0.0) + time.time() - start
+        directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
+        log.info("finished in %.0f s: %s", seconds, summary_line(directory))
+        tracker.log_files(directory.path)
+        tracker.finish("finished")
+    return outcome.value
+
+
+def summary_line(directory: RunDirectory) -> str:
+    """The run's scores on one line, e.g. `test dice 0.912 (zero-shot 0.640); …/runs/chest_ct/…`."""
+    metrics = directory.status().get("metrics", {})
+    zero_shot = metrics.get("zero_shot/dice/mean")
+    before = "" if zero_shot is None else f" (zero-shot {zero_shot:.3f})"
+    return f"test dice {metrics.get('test/dice/mean', math.nan):.3f}{before}; {directory.path}"
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+def build_tracker(cfg: DictConfig) -> Tracker:
+    tracker: Tracker = instantiate(cfg.tracking)(output_dir=environment_path(cfg.paths.output_dir))
+    return tracker
+
+
+def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> Dataset:
+    from medsam2.data.splits import check_disjoint, save_split
+
+    dataset: Dataset = instantiate(cfg.dataset)
+    records = dataset.records()
+    check_disjoint(records, allow_shared_patient=dataset.allow_shared_patient)
+    fingerprint = dataset.fingerprint()
+    directory.check_data(fingerprint)
+    save_split(records, directory.path / "split.csv")
+    directory.update(data=fingerprint)
+    counts = {split: sum(r.split == split for r in records) for split in ("train", "val", "test")}
+    log.info("%s: %s cases; %s", dataset.name, counts, ", ".join(dataset.structures))
+    return dataset
+
+
+def _run_info(cfg: DictConfig, directory: RunDirectory) -> RunInfo:
+    return RunInfo(
+        run_id=cfg.run_id,
+        name=f"{cfg.model.name} {cfg.dataset.name} seed {cfg.seed} ({cfg.run_id})",
+        study=cfg.study,
+        params=identity(cfg),
+        tags={"run_dir": str(directory.path), "sweep_id": ""}
+        if cfg.sweep.id is None
+        else {"run_dir": str(directory.path), "in_sweep": str(cfg.sweep.id)},
+        dataset=cfg.dataset.name,
+        data_fingerprint=directory.status()["data"],
+        parent_run_id=cfg.sweep.parent_run_id,
+        known_id=directory.status().get("mlflow_run_id"),
+    )
+
+
+def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, tracker: Tracker) -> Parts:
+    """Every object of a run, each built once: data, network, method, loss, optimiser, schedule, evaluator."""
+    import torch
+
+    from medsam2.data.loader import PromptedCases, build_loader
+    from medsam2.data.records import of_split
+    from medsam2.optim import set_trainable
+    from medsam2.tasks.parts import Parts, RunLogger
+    from medsam2.training.precision import build_runtime, seed_everything
+
+    seed_everything(cfg.seed)
+    if cfg.num_threads is not None:
+        torch.set_num_threads(cfg.num_threads)
+    trainer = instantiate(cfg.trainer)
+    runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
+    method = instantiate(cfg.method)(model=_build_model(cfg), loss=instantiate(cfg.loss))
+    method.to(runtime.device)
+    optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
+    prompt, transforms = instantiate(cfg.prompt), instantiate(cfg.transforms)
+    cases = PromptedCases(
+        dataset,
+        of_split(dataset.records(), "train"),
+        prompt,
+        cfg.image_size,
+        cfg.seed,
+        transforms,
+        training=True,
+    )
+    loader = build_loader(cases, cfg.batch_size, cfg.num_workers, shuffle=True, seed=cfg.seed)
+    scheduler = instantiate(cfg.scheduler)(
+        optimizer=optimizer, steps_per_epoch=trainer.steps_per_epoch(loader), max_epochs=trainer.max_epochs
+    )
+    return Parts(
+        dataset=dataset,
+        prompt=prompt,
+        transforms=transforms,
+        method=method,
+        trainer=trainer,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        evaluator=instantiate(cfg.metrics),
+        runtime=runtime,
+        directory=directory,
+        logger=RunLogger(directory, tracker),
+        train_loader=loader,
+        run_id=cfg.run_id,
+        image_size=cfg.image_size,
+        batch_size=cfg.batch_size,
+        num_workers=cfg.num_workers,
+        seed=cfg.seed,
+    )
+
+
+def _build_model(cfg: DictConfig) -> Any:
+    from medsam2.modeling.weights import load_checkpoint
+
+    model = instantiate(cfg.model.network)
+    if cfg.model.checkpoint is not None:
+        load_checkpoint(model, environment_path(cfg.model.checkpoint))
+    count = sum(p.numel() for p in model.parameters())
+    start = "random weights" if cfg.model.checkpoint is None else Path(cfg.model.checkpoint).name
+    log.info("%s: %.2f M parameters, %s, %d px", cfg.model.name, count / 1e6, start, cfg.image_size)
+    return model
+
+
+# -------------------------------------------------------------------------------------------------- edges
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Everything logged meanwhile also goes to the end of a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _record_failure(directory: RunDirectory, state: str, error: BaseException) -> None:
+    text = "".join(traceback.format_exception(error))
+    (directory.path / "error.txt").write_text(text)
+    directory.update(state=state, error=f"{type(error).__name__}: {error}")
+
+
+def _explain(error: Exception) -> None:
+    """Mistakes of the user as one clear text; anything else with its traceback."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    if isinstance(cause, ConfigError | RunDirectoryError | ValueError | RuntimeError | OSError):
+        log.error("%s", cause)
+        log.debug("traceback", exc_info=error)
+    else:
+        log.error("unexpected %s", type(error).__name__, exc_info=error)

@@ -1,0 +1,1 @@
+"""How a SAM 2 is trained and asked."""

@@ -1,0 +1,103 @@
+"""The table of a sweep: rows are the swept choices, columns are dataset × metric, seeds are averaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
+COLUMNS = {  # metric key -> heading
+    "zero_shot/dice/mean": "zero-shot dice",
+    "test/prompt_dice/mean": "filled box dice",
+    "test/dice/mean": "dice",
+    "test/iou/mean": "iou",
+}
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """What the table needs of one run: its swept choices, where it belongs, and its stored metrics."""
+
+    swept: Mapping[str, str]
+    dataset: str
+    seed: int
+    state: str
+    metrics: Mapping[str, float]
+
+
+def build_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
+    """One row per swept choice and a column triple `dataset heading {mean, sd, n}` per dataset and metric.
+
+    Only finished runs count. sd is the sample standard deviation over seeds, NaN for a single seed; n is the number of
+    seeds. `runs` says how many of the row's runs are finished, e.g. `2/3`.
+    """
+    axes = list(dict.fromkeys(a for r in runs for a in r.swept if a not in AVERAGED))
+    order = dict.fromkeys(tuple(r.swept.get(a, "") for a in axes) for r in runs)
+    records = []
+    for choice in order:
+        group = [r for r in runs if tuple(r.swept.get(a, "") for a in axes) == choice]
+        finished = [r for r in group if r.state == "finished"]
+        record: dict[str, object] = dict(zip(axes, choice, strict=True))
+        record["runs"] = f"{len(finished)}/{len(group)}"
+        for dataset in dict.fromkeys(r.dataset for r in runs):
+            for key, heading in _present(runs).items():
+                values = pd.Series([r.metrics[key] for r in finished if r.dataset == dataset and key in r.metrics])
+                record[f"{dataset} {heading} mean"] = values.mean()
+                record[f"{dataset} {heading} sd"] = values.std(ddof=1)
+                record[f"{dataset} {heading} n"] = len(values)
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """Writes table.csv (numbers) and table.md (as printed) into `folder`; returns both."""
+    rows = _display(frame)
+    head = "| " + " | ".join(rows.columns) + " |\n|" + " --- |" * len(rows.columns) + "\n"
+    body = "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows.itertuples(index=False))
+    files = {"table.csv": frame.to_csv(index=False, float_format="%.6g"), "table.md": head + body}
+    for name, text in files.items():
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_text(text)
+        os.replace(temporary, folder / name)
+    return [folder / name for name in files]
+
+
+def print_table(frame: pd.DataFrame, title: str) -> None:
+    """The table on the terminal: mean ± sd over seeds (n)."""
+    rows = _display(frame)
+    table = Table(title=title)
+    for column in rows.columns:
+        table.add_column(str(column), justify="left" if column in frame.columns else "right")
+    for row in rows.itertuples(index=False):
+        table.add_row(*map(str, row))
+    # a log file has no width of its own: the table must not be folded there
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)
+
+
+def _present(runs: Sequence[SweepRun]) -> dict[str, str]:
+    return {k: h for k, h in COLUMNS.items() if any(k in r.metrics for r in runs)}
+
+
+def _display(frame: pd.DataFrame) -> pd.DataFrame:
+    """Triples of numbers as one text: `0.912 ± 0.010 (3)`, `0.912 (1)`, `-` where nothing is finished."""
+    shown = frame[[c for c in frame.columns if c.rsplit(" ", 1)[-1] not in ("mean", "sd", "n")]].copy()
+    for column in frame.columns:
+        if not column.endswith(" mean"):
+            continue
+        name = column.removesuffix(" mean")
+        triples = zip(frame[column], frame[f"{name} sd"], frame[f"{name} n"], strict=True)
+        shown[f"{name} (n)"] = [_cell(*triple) for triple in triples]
+    return shown
+
+
+def _cell(mean: float, sd: float, n: int) -> str:
+    if n == 0:
+        return "-"
+    return f"{mean:.3f} ({n})" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f} ({n})"

@@ -1,0 +1,160 @@
+"""A run's directory: the one place where the truth about a run is kept. Everything else is a view of it.
+
+config.yaml  provenance.json  status.json  metrics.jsonl  split.csv  run.log
+rows/PHASE.csv, .parquet      checkpoints/last.pt, best.pt           pictures/PHASE/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "monai", "hydra-core", "omegaconf", "mlflow", "numpy", "pandas", "pillow", "scipy")
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be used: it belongs to another run or was made from other data."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes to a temporary name, then renames: a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class RunDirectory:
+    """The files of one run. `state` is new, running, interrupted, failed or finished."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def rows(self) -> Path:
+        return self.path / "rows"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json; `{"state": "new"}` where there is none."""
+        try:
+            return dict(json.loads((self.path / "status.json").read_text()))
+        except FileNotFoundError:
+            return {"state": "new"}
+
+    def update(self, **entries: Any) -> None:
+        """Merges entries into status.json."""
+        status = self.status() | entries | {"updated": time.time()}
+        write_atomic(self.path / "status.json", json.dumps(status, indent=1))
+
+    def open(self, run_id: str, config: str, fresh: bool) -> None:
+        """Prepares the directory for run `run_id`; `fresh` starts over.
+
+        Raises:
+            RunDirectoryError: the directory holds another run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner = self.status().get("run_id")
+        if owner is None and any(self.path.iterdir()) and not fresh:
+            raise RunDirectoryError(f"run_dir={self.path}: holds files that are no run; choose another run_dir")
+        if owner not in (None, run_id):
+            raise RunDirectoryError(
+                f"run_dir={self.path}: belongs to another configuration (run {owner}, this is {run_id}); "
+                f"choose another run_dir, or leave it out to have one made from the configuration"
+            )
+        if fresh:
+            self._clear()
+        for folder in (self.checkpoints, self.rows, self.pictures):
+            folder.mkdir(exist_ok=True)
+        write_atomic(self.path / "config.yaml", config)
+        attempts = self.status().get("attempts", 0) + 1
+        self.update(run_id=run_id, attempts=attempts, pid=os.getpid(), error=None)
+        write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=1))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuses to go on with a run that was made from other data than is there now.
+
+        Raises:
+            RunDirectoryError: the fingerprint differs from the one the run started with.
+        """
+        known = self.status().get("data", fingerprint)
+        if known != fingerprint:
+            raise RunDirectoryError(
+                f"run_dir={self.path}: was made from other data (fingerprint {known}, now {fingerprint}); "
+                "use another paths.output_dir for the new data, or force=true to replace the run"
+            )
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Appends one line to metrics.jsonl: epoch, seconds since 1970, `phase/metric/structure` values."""
+        line = json.dumps({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return entries
+
+    def forget_after(self, epoch: int) -> None:
+        """Drops what was logged after `epoch`: it will be computed again from the checkpoint of that epoch."""
+        kept = [json.dumps(e) for e in self.metrics() if e["epoch"] <= epoch]
+        write_atomic(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+
+    def _clear(self) -> None:
+        """Removes what a run writes, and nothing else that somebody may have put here. The log goes on."""
+        for name in ("status.json", "metrics.jsonl", "split.csv", "provenance.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        for folder, patterns in ((self.checkpoints, "*.pt"), (self.rows, "*.*"), (self.pictures, "**/*.png")):
+            for file in folder.glob(patterns):
+                file.unlink()
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to know where numbers come from: code revision, packages, Python, machine."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": sys.argv,
+        "revision": git_revision(),
+        "packages": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def git_revision() -> str:
+    """The commit of the code, with `-dirty` behind it where files differ from it; `unknown` outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,139 @@
+"""The head of a sweep: check every job, run each identity once, print the table, and fail only at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from medsam2.config import environment_path
+from medsam2.config_check import ConfigError, check
+from medsam2.experiment import build_tracker, finished_value
+from medsam2.runs import RunDirectory, RunDirectoryError, write_atomic
+
+log = logging.getLogger("medsam2.sweep")
+
+Launch = Callable[..., Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of a sweep: its command-line overrides and the config they compose to."""
+
+    overrides: tuple[str, ...]
+    cfg: DictConfig
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(environment_path(self.cfg.run_dir))
+
+
+def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launch: Launch, batch_size: int | None = None) -> list[Any]:
+    """Runs what is not finished, then prints the table of all jobs and stores it beside the runs.
+
+    Args:
+        axes: the swept keys; they become the rows of the table, except seed (averaged) and dataset (columns).
+        launch: a Hydra launcher's `launch(overrides, initial_job_idx)`.
+        batch_size: jobs given to the launcher at a time, None for all.
+
+    Raises:
+        SystemExit: 1 if a job failed or its config is wrong, 130 if interrupted; the table comes first.
+    """
+    jobs = _unique(jobs)
+    waiting = _check_all(jobs)
+    folder, parent = _open(jobs, axes)
+    log.info("sweep %s: %d jobs, %d finished before", folder.name, len(jobs), len(jobs) - len(waiting))
+    results: list[Any] = []
+    code = 0
+    try:
+        extra = [f"++sweep.id={folder.name}"] + ([f"++sweep.parent_run_id={parent}"] if parent else [])
+        for i in range(0, len(waiting), batch_size or len(waiting) or 1):
+            batch = waiting[i : i + (batch_size or len(waiting))]
+            results += launch([[*job.overrides, *extra] for job in batch], initial_job_idx=i)
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        failed = _report(jobs, axes, folder, parent, interrupted=code == 130)
+    if code or failed:
+        raise SystemExit(code or 1)
+    return results
+
+
+def _unique(jobs: Sequence[Job]) -> list[Job]:
+    """Each run identity once, in order: combinations that compose to the same run are one run."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(str(job.directory.path), job)
+    return list(first.values())
+
+
+def _check_all(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs still to be run. Nothing starts while one of them is wrong; a problem is named once, with its jobs."""
+    waiting, problems = [], dict[str, list[str]]()
+    for job in jobs:
+        try:
+            if finished_value(job.cfg) is not None:
+                continue
+            waiting.append(job)
+            check(job.cfg)
+        except ConfigError as error:
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(" ".join(job.overrides))
+        except RunDirectoryError as error:
+            problems.setdefault(str(error), []).append(" ".join(job.overrides))
+    if problems:
+        every = [p if len(where) == len(jobs) else f"{p} [{'; '.join(where)}]" for p, where in problems.items()]
+        log.error("%s", ConfigError(every))
+        raise SystemExit(1)
+    return waiting
+
+
+def _open(jobs: Sequence[Job], axes: Sequence[str]) -> tuple[Path, str | None]:
+    """The sweep's folder, named after the runs in it, with its manifest; and its parent run in the tracker."""
+    cfg = jobs[0].cfg
+    sweep_id = hashlib.sha256("".join(sorted(j.cfg.run_id for j in jobs)).encode()).hexdigest()[:10]
+    folder = environment_path(cfg.paths.output_dir) / "sweeps" / sweep_id
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{"run_id": j.cfg.run_id, "run_dir": str(j.directory.path), "overrides": j.overrides} for j in jobs]
+    manifest = {"sweep_id": sweep_id, "axes": list(axes), "started": time.time(), "jobs": entries}
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
+    name = "sweep " + " × ".join(axes or ["single"]) + f" ({sweep_id})"
+    parent = build_tracker(cfg).open_sweep(sweep_id, cfg.study, name, tags={"axes": ", ".join(axes)})
+    return folder, parent
+
+
+def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str | None, interrupted: bool) -> bool:
+    """Prints and stores the table; names what failed. True if a job failed."""
+    from medsam2.results.table import SweepRun, build_table, print_table, save_table
+
+    runs = []
+    for job in jobs:
+        status = job.directory.status()
+        swept = {k: v for k, v in (o.lstrip("+").split("=", 1) for o in job.overrides) if k in axes}
+        runs.append(SweepRun(swept, job.cfg.dataset.name, job.cfg.seed, status["state"], status.get("metrics", {})))
+    frame = build_table(runs)
+    files = save_table(frame, folder)
+    print_table(frame, title=f"sweep {folder.name}")
+    failed = [j for j in jobs if j.directory.status()["state"] == "failed"]
+    unfinished = [j for j in jobs if j.directory.status()["state"] not in ("failed", "finished")]
+    for job in failed:
+        log.error(
+            "failed: %s: %s (%s)",
+            " ".join(job.overrides),
+            job.directory.status()["error"],
+            job.directory.path,
+        )
+    if unfinished:
+        log.warning("%d of %d jobs did not finish; the same command goes on with them", len(unfinished), len(jobs))
+    log.info("table: %s", folder / "table.csv")
+    if parent:
+        state = "failed" if failed else "interrupted" if interrupted or unfinished else "finished"
+        build_tracker(jobs[0].cfg).log_sweep(parent, files, state)
+    return bool(failed or unfinished)

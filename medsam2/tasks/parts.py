@@ -1,0 +1,99 @@
+"""What experiment.py builds and a task works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from medsam2.data.loader import PromptedCases, Sample, build_loader
+from medsam2.data.prompts import Prompter
+from medsam2.data.records import Dataset, of_split
+from medsam2.data.transforms import CaseTransform
+from medsam2.evaluation.evaluator import Evaluator
+from medsam2.evaluation.pictures import choose_cases, draw_case, save_picture
+from medsam2.evaluation.rows import Row, save_rows, summarise
+from medsam2.methods.base import Method
+from medsam2.runs import RunDirectory
+from medsam2.training.precision import Runtime
+from medsam2.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from medsam2.tracking.base import Tracker
+
+
+class Outcome(NamedTuple):
+    """`value` is what a search may maximise (never a test score); `metrics` are `phase/metric/structure`."""
+
+    value: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class RunLogger:
+    """Metrics into the run directory first, then to the tracker."""
+
+    directory: RunDirectory
+    tracker: Tracker
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        self.directory.log_metrics(metrics, epoch)
+        self.tracker.log_metrics(metrics, epoch)
+
+
+@dataclass
+class Parts:
+    """The built objects of one run."""
+
+    dataset: Dataset
+    prompt: Prompter
+    transforms: CaseTransform | None
+    method: Method
+    trainer: Trainer
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    evaluator: Evaluator
+    runtime: Runtime
+    directory: RunDirectory
+    logger: RunLogger
+    train_loader: DataLoader[Sample]
+    run_id: str
+    image_size: int
+    batch_size: int
+    num_workers: int
+    seed: int
+
+    def cases(self, split: str) -> PromptedCases:
+        """The cases of a split as they are evaluated: fixed prompts, no transforms."""
+        records = of_split(self.dataset.records(), split)
+        return PromptedCases(self.dataset, records, self.prompt, self.image_size, self.seed)
+
+    def loader(self, cases: PromptedCases) -> DataLoader[Sample]:
+        return build_loader(cases, self.batch_size, self.num_workers, shuffle=False, seed=self.seed)
+
+    def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
+        """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""
+        name = self.prompt.name
+        rows = self.evaluator.evaluate(self.method, loader, phase, name, self.runtime.device, self.runtime.autocast)
+        save_rows(rows, self.directory.rows, phase)
+        summary = summarise(rows, phase)
+        self.logger.log_metrics(summary, epoch)
+        return rows, summary
+
+    def draw(self, cases: PromptedCases, rows: list[Row], phase: str) -> None:
+        """Pictures of the worst, median and best case per structure, predicted once more."""
+        from medsam2.data.loader import collate
+
+        metric = self.evaluator.names[0]
+        position = {record.case_id: i for i, record in enumerate(cases.records)}
+        for rank, row in choose_cases(rows, metric):
+            batch = collate([cases[position[row["case_id"]]]])
+            for info, mask, _ in self.evaluator.predict(self.method, batch, self.runtime.device, self.runtime.autocast):
+                if info.structure == row["structure"]:
+                    caption = f"{rank}: {info.structure}, case {info.case_id}, {metric} {row[metric]:.3f}"
+                    file = f"{info.structure}_{rank}_{info.case_id}.png"
+                    save_picture(draw_case(info, mask, caption), self.directory.pictures / phase / file)

@@ -1,0 +1,58 @@
+"""Fine-tune on train, choose the epoch on val, report on test once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from medsam2.evaluation.rows import load_rows, summarise
+from medsam2.tasks.parts import Outcome, Parts
+from medsam2.training.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+
+def train(parts: Parts) -> Outcome:
+    """Scores the model as it came on test (phase `zero_shot`), trains, and scores the best epoch on test (`test`).
+
+    The test cases never choose anything: the epoch is chosen by `trainer.monitor`, which is computed on val.
+    """
+    zero_shot = _zero_shot(parts)
+    val_loader = parts.loader(parts.cases("val"))
+
+    def validate(epoch: int) -> Mapping[str, float]:
+        _, summary = parts.score(val_loader, "val", epoch)
+        log.info(
+            "epoch %d: %s %.4f",
+            epoch,
+            parts.trainer.monitor,
+            summary.get(parts.trainer.monitor, float("nan")),
+        )
+        return summary
+
+    checkpoints = Checkpoints(parts.directory.checkpoints, parts.run_id)
+    progress = parts.trainer.fit(
+        parts.method,
+        parts.optimizer,
+        parts.scheduler,
+        parts.train_loader,
+        validate,
+        parts.runtime,
+        checkpoints,
+        parts.logger,
+    )
+    parts.method.model.load_state_dict(checkpoints.load_best())
+    test_cases = parts.cases("test")
+    rows, test = parts.score(parts.loader(test_cases), "test", progress.best_epoch)
+    if parts.evaluator.overlays:
+        parts.draw(test_cases, rows, "test")
+    best = {"best/epoch": float(progress.best_epoch), f"best/{parts.trainer.monitor}": progress.best}
+    return Outcome(progress.best, zero_shot | best | test)
+
+
+def _zero_shot(parts: Parts) -> dict[str, float]:
+    """The test score before training; a resumed run finds it in its rows, for its weights have moved on."""
+    if (parts.directory.checkpoints / "last.pt").exists():
+        return summarise(load_rows(parts.directory.rows, "zero_shot"), "zero_shot")
+    _, summary = parts.score(parts.loader(parts.cases("test")), "zero_shot", 0)
+    return summary

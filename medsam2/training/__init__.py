@@ -1,0 +1,1 @@
+"""The training loop: it knows neither metrics nor trackers, only a number to make large."""

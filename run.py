@@ -1,0 +1,27 @@
+"""The one door: `python run.py dataset=refuge model=sam2_s` is a run, `-m model=sam2_s,sam2_b` a sweep.
+
+Nothing heavy is imported here, so `--help`, `--cfg job` and a misspelt choice answer at once.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+sys.path.insert(0, str(Path(__file__).parent))  # run.py works from any folder, installed or not
+
+from medsam2.config import register_resolvers
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    from medsam2.experiment import run
+
+    return run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Compare the network with reference outputs of the official SAM 2 on seeded weights and inputs.
+
+    python -m tests.goldens FILE...                worst deviation per group of tensors
+    python -m tests.goldens --reduce FILE OUT      a small file of the image path only
+
+No checkpoint is needed: every weight is drawn from a generator seeded by its name, the image is integer
+arithmetic. A golden file (`sam2-goldens-v1`) holds shape, mean, std, absmax and sampled values per tensor.
+"""
+
+import argparse
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from medsam2.modeling.sam2 import SAM2, ImageFeatures
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FORMAT = "sam2-goldens-v1"
+TOLERANCE = 1e-4  # of max(1, absmax); two attention kernels of the reference differ by 1.3e-5
+DRAWN = 4096  # positions drawn per tensor; a file may keep fewer, always the first ones
+KEPT = 512  # in a reduced file
+GROUPS = ("image/", "prompt/")  # what the network computes today
+RELEASES = {"sam2": "sam2_0", "sam2.1": "sam2_1"}
+CHOICES = {"tiny": "sam2_t", "small": "sam2_s", "base_plus": "sam2_b", "large": "sam2_l"}
+EMBEDDINGS = {
+    "pos_embed", "pos_embed_window", "maskmem_tpos_enc", "no_mem_embed", "no_mem_pos_enc", "no_obj_ptr",
+    "no_obj_embed_spatial", "not_a_point_embed", "no_mask_embed", "iou_token", "mask_tokens",
+    "obj_score_token",
+}  # fmt: skip
+
+
+def compose_model(choice: str, image_size: int, overrides: Sequence[str] = ()) -> DictConfig:
+    """The `model` package of a size for an image size, as an experiment would compose it."""
+    fixed = [f"+image_size={image_size}", "+paths.checkpoint_dir=checkpoints"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: DictConfig = compose(f"model/{choice}", overrides=[*fixed, *overrides])
+    return config
+
+
+def build_model(choice: str, image_size: int, overrides: Sequence[str] = ()) -> SAM2:
+    """The network of a size with random weights, in evaluation mode."""
+    model: SAM2 = instantiate(compose_model(choice, image_size, overrides).model.network)
+    return model.eval()
+
+
+def draw_weight(name: str, shape: Sequence[int]) -> Tensor:
+    """The value of a state-dict entry, from its name alone: float32(loc + std * z), z normal, MT19937."""
+    owner = name.split(".")[-2:]
+    loc, std = 0.0, 0.0
+    if name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
+        loc, std = 3.0, 0.05
+    elif name.endswith("positional_encoding_gaussian_matrix"):
+        std = 1.0
+    elif name.endswith(".gamma"):
+        loc, std = 0.5, 0.1
+    elif name.endswith(".bias"):
+        std = 0.05
+    elif name.endswith(".weight") and len(shape) == 1:
+        loc, std = 1.0, 0.1
+    elif EMBEDDINGS.intersection(owner) or ".point_embeddings." in name:
+        std = 0.5
+    elif name.endswith(("output_upscaling.0.weight", "output_upscaling.3.weight")):
+        std = shape[0] ** -0.5
+    else:
+        std = float(np.prod(shape[1:])) ** -0.5
+    z = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    return torch.from_numpy((loc + std * z).astype(np.float32))
+
+
+def squared_distance(x: np.ndarray, y: np.ndarray, frame: int) -> np.ndarray:
+    """From the centre of the disc, in units of the 256-pixel image."""
+    return (x - (104 + 10 * frame)) ** 2 + (y - (120 + 5 * frame)) ** 2
+
+
+def draw_image(size: int, frame: int = 0) -> np.ndarray:
+    """A uint8 image, size x size x 3: a gradient, a disc, a rectangle and hashed noise."""
+    y, x, c = np.meshgrid(*(np.arange(n, dtype=np.int64) for n in (size, size, 3)), indexing="ij")
+    u, v = 256 * x // size, 256 * y // size
+    value = ((u * (c + 1) + v * (3 - c)) // 4 + 20 * c + 3 * frame) % 160
+    d2 = squared_distance(u, v, frame)
+    value = np.where(d2 <= 1764, 150 + 30 * c - d2 // 60, value)
+    box = (abs(u - 190) <= 24) & (abs(v - 60 - 4 * frame) <= 20)
+    value = np.where(box, 220 - 70 * c, value)
+    k = (374761393 * x + 668265263 * y + 2246822519 * (c + 3 * frame + 1)) % 2**32
+    h = ((k ^ k >> 13) * 1274126177) % 2**32
+    return np.clip(value + ((h ^ h >> 16) & 31), 0, 255).astype(np.uint8)
+
+
+def draw_mask_logits(size: int, frame: int = 0) -> Tensor:
+    """The disc as mask logits, 1 x 1 x size/4 x size/4."""
+    centre = np.arange(size // 4) * 4 * 256 / size
+    y, x = np.meshgrid(centre, centre, indexing="ij")
+    logits = np.clip((1764 - squared_distance(x, y, frame)) / 64, -8, 8)
+    return torch.from_numpy(logits.astype(np.float32))[None, None]
+
+
+def compute_image(model: SAM2, features: ImageFeatures, pixels: Tensor) -> dict[str, Tensor]:
+    """All image/... tensors; `features` are those of the normalised pixels 1 x 3 x S x S."""
+    tensors: dict[str, Tensor] = {}
+    encoder = model.image_encoder
+    for prefix, crop in (("image", pixels), ("image/rect", pixels[..., :96, :160])):
+        stages = encoder.trunk(crop)
+        tensors |= {f"{prefix}/trunk/{i}": x for i, x in enumerate(stages)}
+        tensors |= {f"{prefix}/fpn/{i}": x for i, x in enumerate(encoder(crop))}
+    for i in range(3):
+        tensors[f"image/pos/{i}"] = encoder.neck.position_encoding(tensors[f"image/fpn/{i}"])
+    tensors |= {f"image/high_res/{i}": x for i, x in enumerate(features.high_res)}
+    return tensors | {"image/embed": features.embed, "image/dense_pe": model.sam_prompt_encoder.dense_pe}
+
+
+def compute_prompt(
+    model: SAM2, features: ImageFeatures, points: Any, mask: Tensor | None
+) -> dict[str, Tensor]:
+    """Prompt encoder and decoder for one prompt, all four masks and the single one."""
+    coords, labels = points or (None, None)
+    sparse, dense = model.sam_prompt_encoder(coords, labels, mask)
+    every = model.sam_mask_decoder.predict_masks(
+        features.embed, model.sam_prompt_encoder.dense_pe, sparse, dense, features.high_res
+    )
+    single = model.decode(features, coords, labels, mask, multimask_output=False)
+    return {
+        "sparse": sparse, "dense": dense, "masks4": every.low_res_masks, "iou4": every.iou_predictions,
+        "tokens": every.mask_tokens, "obj": every.object_score_logits,
+        "single_dynamic/mask": single.low_res_masks, "single_dynamic/iou": single.iou_predictions,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def compute_tensors(golden: dict[str, Any], model: SAM2) -> dict[str, Tensor]:
+    """Everything in GROUPS that the file's inputs define."""
+    size, prompts = golden["image_size"], golden["inputs"]["prompts"]
+    image = draw_image(size)
+    if zlib.crc32(image.tobytes()) != golden["inputs"]["image_crc32"][0]:
+        raise ValueError("the drawn image is not the golden one")
+    rgb = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    features = model.encode_image(rgb)
+    tensors = compute_image(model, features, model.normalize(rgb))
+    mask = draw_mask_logits(size)
+    cases: dict[str, tuple[Any, Tensor | None]] = {name: (points, None) for name, points in prompts.items()}
+    cases |= {f"{name}+mask": (prompts[name], mask) for name in ("none", "point")}
+    for name, (points, mask_input) in cases.items():
+        parts = compute_prompt(model, features, points, mask_input)
+        tensors |= {f"prompt/{name}/{key}": value for key, value in parts.items()}
+    tensors["prompt/box_native/sparse"] = model.sam_prompt_encoder.embed_points(*prompts["box"])
+    return tensors
+
+
+def sample(key: str, tensor: Tensor, count: int) -> Tensor:
+    """The values a file holds: all, or those at the first `count` positions drawn for the key."""
+    flat = tensor.detach().flatten().double()
+    if count == flat.numel():
+        return flat
+    drawn = np.random.RandomState(zlib.crc32(key.encode())).randint(0, flat.numel(), DRAWN, dtype=np.int64)
+    return flat[torch.from_numpy(drawn[:count])]
+
+
+def compute_deviation(key: str, entry: dict[str, Any], tensor: Tensor) -> float:
+    """Largest difference of values, mean, std, absmax in units of max(1, absmax); inf for another shape."""
+    if list(tensor.shape) != list(entry["shape"]):
+        return float("inf")
+    if tensor.numel() == 0:
+        return 0.0
+    values, exact = entry["values"].double(), tensor.detach().double()
+    differences = [
+        (sample(key, tensor, values.numel()) - values).abs().max(),
+        (exact.mean() - entry["mean"]).abs(),
+        (exact.std(correction=0) - entry["std"]).abs(),
+        (exact.abs().max() - entry["absmax"]).abs(),
+    ]
+    return float(torch.stack(differences).max()) / max(1.0, entry["absmax"])
+
+
+def prepare_model(golden: dict[str, Any]) -> SAM2:
+    """The model a golden file is about, with its drawn weights."""
+    if golden["format"] != FORMAT:
+        raise ValueError(f"format is {golden['format']!r}, expected {FORMAT!r}")
+    release, variant = golden["variant"].split("_hiera_")
+    overrides = [f"model/release={RELEASES[release]}", "model/mask_selection=stable"]
+    model = build_model(CHOICES[variant], golden["image_size"], overrides)
+    model.load_state_dict({name: draw_weight(name, x.shape) for name, x in model.state_dict().items()})
+    return model
+
+
+def check_golden(golden: dict[str, Any], model: SAM2) -> dict[str, float]:
+    """Deviation per key in GROUPS, inf for one we do not compute."""
+    tensors = compute_tensors(golden, model)
+    keys = [key for key in golden["tensors"] if key.startswith(GROUPS)]
+    return {
+        key: compute_deviation(key, golden["tensors"][key], tensors[key]) if key in tensors else float("inf")
+        for key in keys
+    }
+
+
+def reduce_golden(golden: dict[str, Any]) -> dict[str, Any]:
+    """Keep GROUPS, the first KEPT sampled values per tensor, no image (its formula and checksum remain)."""
+    tensors = {}
+    for key, entry in golden["tensors"].items():
+        if not key.startswith(GROUPS):
+            continue
+        values, numel = entry["values"], int(np.prod(entry["shape"]))
+        if values.numel() == numel > KEPT:  # stored whole: draw from it
+            values = sample(key, values, KEPT).float()
+        tensors[key] = {**entry, "values": values[:KEPT].clone()}
+    inputs = {key: value for key, value in golden["inputs"].items() if key != "image_u8_frame0"}
+    return {**golden, "inputs": inputs, "tensors": tensors}
+
+
+def report(path: str) -> bool:
+    """Print the worst deviation per group of one file; False when one is beyond the tolerance."""
+    golden = torch.load(path, weights_only=True)
+    torch.set_num_threads(1)
+    deviations = check_golden(golden, prepare_model(golden))
+    worst: dict[str, tuple[float, str]] = {}
+    for key, value in deviations.items():
+        group = "/".join(key.split("/")[:2])
+        worst[group] = max(worst.get(group, (0.0, key)), (value, key))
+    print(f"{path}: {golden['variant']}, image_size={golden['image_size']}, {len(deviations)} tensors")
+    for group, (value, key) in worst.items():
+        print(f"  {'ok ' if value <= TOLERANCE else 'BAD'} {group:20s} {value:.1e}  ({key})")
+    skipped = sorted({key.split("/")[0] for key in golden["tensors"] if key not in deviations})
+    print(f"  not checked: {', '.join(skipped) or 'nothing'}")
+    return max(deviations.values()) <= TOLERANCE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--reduce", action="store_true", help="read the first FILE, write the second")
+    arguments = parser.parse_args()
+    if arguments.reduce:
+        source, target = arguments.files
+        torch.save(reduce_golden(torch.load(source, weights_only=True)), target)
+    elif not all([report(path) for path in arguments.files]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
