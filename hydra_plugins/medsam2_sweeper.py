@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import flag_override
 
 
 class GridSweeper(BasicSweeper):
@@ -28,5 +29,7 @@ class GridSweeper(BasicSweeper):
         for batch in self.split_arguments(parsed, None):
             for overrides in batch:
                 cfg = loader.load_sweep_config(self.config, list(overrides))
+                with flag_override(cfg, ["readonly", "struct"], False):
+                    del cfg["hydra"]  # as a job's own function gets it
                 jobs.append(Job(overrides=tuple(overrides), cfg=cfg))
         return run_sweep(jobs, axes, self.launcher.launch, batch_size=self.max_batch_size)

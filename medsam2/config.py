@@ -46,7 +46,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
             value = OmegaConf.to_container(value, resolve=True)
         flat.update(flatten(value, key))
     if flat.get("model.checkpoint"):
-        flat["model.checkpoint"] = _content_id(Path(flat["model.checkpoint"]))
+        flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
     return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY}
 
 

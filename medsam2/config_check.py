@@ -82,6 +82,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _COUNT,
     "num_workers": (_whole(lambda v: v >= 0), "must be a whole number >= 0"),
     "num_threads": _COUNT,
+    "force": (lambda v: isinstance(v, bool), "must be true or false"),
+    "study": (lambda v: isinstance(v, str) and bool(v.strip()), "must be a name"),
     "optim.lr": _POSITIVE,
     "optim.betas": (_betas, "must be two numbers, each at least 0 and below 1"),
     "optim.eps": _POSITIVE,
@@ -99,14 +101,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.checkpoint_minutes": _POSITIVE,
     "trainer.max_batches": _COUNT,
 }
+NULL_ALLOWED = {"num_threads", "trainer.clip_norm", "trainer.max_batches"}  # null: no limit
 
 
 def range_problems(plain: Mapping[str, Any]) -> list[str]:
-    """Values outside their range. A key that is absent, or null where a switch may be off, is not looked at."""
+    """Values outside their range. A key that is absent, or null where a limit may be off, is not looked at."""
     found = []
     for key, (holds, text) in RULES.items():
-        value = _select(plain, key)
-        if value is None or holds(value):
+        value = _select(plain, key, absent := object())
+        if value is absent or (value is None and key in NULL_ALLOWED) or holds(value):
             continue
         if key == "image_size" and isinstance(value, int) and value > 0:
             low = max(32, value // 32 * 32)
@@ -115,10 +118,10 @@ def range_problems(plain: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _select(plain: Mapping[str, Any], key: str) -> Any:
+def _select(plain: Mapping[str, Any], key: str, default: Any = None) -> Any:
     node: Any = plain
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
+        node = node.get(part, default) if isinstance(node, Mapping) else default
     return node
 
 

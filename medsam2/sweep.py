@@ -48,7 +48,7 @@ def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launch: Launch, batch_si
     """
     jobs = _unique(jobs)
     waiting = _check_all(jobs)
-    folder, parent = _open(jobs, axes)
+    folder, parent = _open(jobs, axes, waiting=bool(waiting))
     log.info("sweep %s: %d jobs, %d finished before", folder.name, len(jobs), len(jobs) - len(waiting))
     results: list[Any] = []
     code = 0
@@ -95,17 +95,20 @@ def _check_all(jobs: Sequence[Job]) -> list[Job]:
     return waiting
 
 
-def _open(jobs: Sequence[Job], axes: Sequence[str]) -> tuple[Path, str | None]:
+def _open(jobs: Sequence[Job], axes: Sequence[str], waiting: bool) -> tuple[Path, str | None]:
     """The sweep's folder, named after the runs in it, with its manifest; and its parent run in the tracker."""
     cfg = jobs[0].cfg
     sweep_id = hashlib.sha256("".join(sorted(j.cfg.run_id for j in jobs)).encode()).hexdigest()[:10]
     folder = environment_path(cfg.paths.output_dir) / "sweeps" / sweep_id
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = [{"run_id": j.cfg.run_id, "run_dir": str(j.directory.path), "overrides": j.overrides} for j in jobs]
-    manifest = {"sweep_id": sweep_id, "axes": list(axes), "started": time.time(), "jobs": entries}
-    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1))
+    manifest = folder / "manifest.json"
+    if manifest.exists() and not waiting:
+        return folder, None  # nothing will be added to the parent run
     name = "sweep " + " × ".join(axes or ["single"]) + f" ({sweep_id})"
     parent = build_tracker(cfg).open_sweep(sweep_id, cfg.study, name, tags={"axes": ", ".join(axes)})
+    entries = [{"run_id": j.cfg.run_id, "run_dir": str(j.directory.path), "overrides": j.overrides} for j in jobs]
+    content = {"sweep_id": sweep_id, "axes": list(axes), "started": time.time(), "jobs": entries}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(manifest, json.dumps(content, indent=1))
     return folder, parent
 
 

@@ -117,9 +117,7 @@ def compute_image(model: SAM2, features: ImageFeatures, pixels: Tensor) -> dict[
     return tensors | {"image/embed": features.embed, "image/dense_pe": model.sam_prompt_encoder.dense_pe}
 
 
-def compute_prompt(
-    model: SAM2, features: ImageFeatures, points: Any, mask: Tensor | None
-) -> dict[str, Tensor]:
+def compute_prompt(model: SAM2, features: ImageFeatures, points: Any, mask: Tensor | None) -> dict[str, Tensor]:
     """Prompt encoder and decoder for one prompt, all four masks and the single one."""
     coords, labels = points or (None, None)
     sparse, dense = model.sam_prompt_encoder(coords, labels, mask)
@@ -232,16 +230,14 @@ def report(path: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--reduce", action="store_true", help="read the first FILE, write the second")
     arguments = parser.parse_args()
     if arguments.reduce:
         source, target = arguments.files
         torch.save(reduce_golden(torch.load(source, weights_only=True)), target)
-    elif not all([report(path) for path in arguments.files]):
+    elif False in [report(path) for path in arguments.files]:
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -47,35 +47,41 @@ def carve_validation(records: Sequence[Record], fraction: float, seed: int) -> l
     ]
 
 
-def contiguous_blocks(ids: Sequence[T], fractions: Mapping[str, float], gap: int) -> dict[str, list[T]]:
-    """Cut a sequence into a block per split, in the order of ``fractions``, leaving ``gap`` items between.
+def contiguous_blocks(ids: Sequence[T], blocks: Sequence[tuple[str, float]], gap: int) -> dict[str, list[T]]:
+    """Cut a sequence into contiguous blocks of (split, fraction), in their order, leaving ``gap`` items between.
 
-    For the slices of one volume: neighbours look alike, so a random split would test on the training data.
-    Raises DatasetError if the fractions do not sum to 1, a split is unknown, or a block would be empty.
+    For the slices of one volume: neighbours look alike, so a random split would test on the training data. A split
+    may have several blocks. Raises DatasetError if the fractions do not sum to 1, a split is unknown or missing, or a
+    block would be empty.
     """
-    _check_fractions(fractions, gap)
-    usable = len(ids) - gap * (len(fractions) - 1)
-    edges = [round(usable * float(edge)) for edge in np.cumsum([0.0, *fractions.values()])]
-    blocks: dict[str, list[T]] = {}
-    for position, split in enumerate(fractions):
-        shift = position * gap
-        blocks[split] = list(ids[max(edges[position], 0) + shift : max(edges[position + 1], 0) + shift])
-    empty = [split for split, block in blocks.items() if not block]
-    if empty:
-        raise DatasetError(
-            f"{len(ids)} slices with split_fractions={dict(fractions)} and gap={gap} leave nothing for "
-            f"{', '.join(empty)}: raise its fraction, lower the gap or choose a structure seen on more slices"
-        )
-    return blocks
+    _check_blocks(blocks, gap)
+    usable = len(ids) - gap * (len(blocks) - 1)
+    edges = [max(0, round(usable * float(edge))) for edge in np.cumsum([0.0, *(fraction for _, fraction in blocks)])]
+    cut: dict[str, list[T]] = defaultdict(list)
+    for position, (split, _) in enumerate(blocks):
+        block = ids[edges[position] + position * gap : edges[position + 1] + position * gap]
+        if not block:
+            raise DatasetError(
+                f"{len(ids)} slices with split_blocks={_show(blocks)} and gap={gap} leave nothing for block "
+                f"{position + 1}, {split}: raise its fraction, lower the gap, use fewer blocks or choose a structure "
+                "that is seen on more slices"
+            )
+        cut[split] += list(block)
+    return dict(cut)
 
 
-def _check_fractions(fractions: Mapping[str, float], gap: int) -> None:
-    if set(fractions) != set(SPLITS) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+def _check_blocks(blocks: Sequence[tuple[str, float]], gap: int) -> None:
+    fractions = [fraction for _, fraction in blocks]
+    if {split for split, _ in blocks} != set(SPLITS) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise DatasetError(
-            f"split_fractions={dict(fractions)} must give train, val and test fractions above 0 that sum to 1"
+            f"split_blocks={_show(blocks)} must name train, val and test, with fractions above 0 that sum to 1"
         )
     if gap < 0:
         raise DatasetError(f"gap={gap} must be 0 or more slices")
+
+
+def _show(blocks: Sequence[tuple[str, float]]) -> str:
+    return "[" + ", ".join(f"{split}: {fraction:g}" for split, fraction in blocks) + "]"
 
 
 def check_disjoint(records: Iterable[Record], allow_shared_patient: bool = False) -> None:

@@ -54,7 +54,7 @@ def max_pool(x: Tensor) -> Tensor:
 
 def split_windows(x: Tensor, window: int) -> Tensor:
     """Cut B x H x W x C, zero-padded at the bottom and right, into (B * windows) x window x window x C."""
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # B, rows, window, columns, window, C
     return x.transpose(2, 3).reshape(-1, window, window, c)
@@ -125,6 +125,9 @@ class Hiera(nn.Module):
         window_pos_embed_bkg_spatial_size: grid of the background position table, enlarged to the map.
         mlp_ratio: hidden width of the MLPs in units of the block's width.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 in the first.
+
+    Raises:
+        ValueError: windows whose tiled position table does not fit every image, or that cannot be pooled.
     """
 
     stride = 32
@@ -141,6 +144,8 @@ class Hiera(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
+        if 8 % window_spec[0] or any(window % 2 for window in window_spec[:-1]):
+            raise ValueError(f"window_spec={list(window_spec)}: the first must divide 8, all but the last be even")
         specs = list(list_blocks(embed_dim, num_heads, stages, window_spec, global_att_blocks))
         rates = [drop_path_rate * i / max(len(specs) - 1, 1) for i in range(len(specs))]
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, embed_dim, 7, stride=4, padding=3)))

@@ -44,8 +44,7 @@ class FpnNeck(nn.Module):
         self.fpn_top_down_levels = list(fpn_top_down_levels)
         self.position_encoding = position_encoding
         self.convs = nn.ModuleList(
-            nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, d_model, 1)))
-            for channels in backbone_channel_list
+            nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, d_model, 1))) for channels in backbone_channel_list
         )
 
     def forward(self, stages: list[Tensor]) -> list[Tensor]:

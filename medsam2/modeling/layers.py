@@ -1,6 +1,7 @@
 """Small layers shared by the whole network. Parameter names are those of the released checkpoints."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_dim] + [hidden_dim] * (depth - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,9 +35,7 @@ class TwoWayAttentionBlock(nn.Module):
     The first block has queries equal to their own position term: it skips that term and the residual.
     """
 
-    def __init__(
-        self, embedding_dim: int, internal_dim: int, num_heads: int, mlp_dim: int, first: bool
-    ) -> None:
+    def __init__(self, embedding_dim: int, internal_dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
         super().__init__()
         self.first = first
         self.self_attn = Attention(embedding_dim, embedding_dim, num_heads)
@@ -49,9 +47,7 @@ class TwoWayAttentionBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(embedding_dim, internal_dim, num_heads)
         self.norm4 = nn.LayerNorm(embedding_dim)
 
-    def forward(
-        self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
         """queries, query_pe N x T x C; keys N (or 1) x L x C; key_pe 1 x L x C -> queries, keys, batch N."""
         if self.first:
             queries = self.self_attn(queries, queries, queries)
@@ -81,8 +77,7 @@ class TwoWayTransformer(nn.Module):
         super().__init__()
         internal = embedding_dim // attention_downsample_rate
         self.layers = nn.ModuleList(
-            TwoWayAttentionBlock(embedding_dim, internal, num_heads, mlp_dim, first=i == 0)
-            for i in range(depth)
+            TwoWayAttentionBlock(embedding_dim, internal, num_heads, mlp_dim, first=i == 0) for i in range(depth)
         )
         self.final_attn_token_to_image = Attention(embedding_dim, internal, num_heads)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)

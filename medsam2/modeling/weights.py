@@ -41,8 +41,17 @@ def describe_checkpoint(state: Mapping[str, Tensor]) -> str:
         return ""
     variant, choice = known
     release = "2.1" if any(name.startswith("obj_ptr_tpos_proj") for name in state) else "2.0"
+    return f"the file looks like SAM {release} {variant}: use model={choice} model/release={RELEASES[release]}"
+
+
+def missing_checkpoint_message(path: str | Path) -> str:
+    """What to do about a checkpoint that is not there: where a released file of that name is, or random weights."""
+    path = Path(path)
+    folder = "072824" if path.name.startswith("sam2_hiera") else "092824"
+    name = path.name if "hiera_" in path.name else "sam2.1_hiera_{tiny,small,base_plus,large}.pt"
     return (
-        f"the file looks like SAM {release} {variant}: use model={choice} model/release={RELEASES[release]}"
+        f"model.checkpoint={path} does not exist. Released weights: download {RELEASE_URL}/{folder}/{name} into "
+        f"{path.parent} (paths.checkpoint_dir); model.checkpoint=null starts from random weights"
     )
 
 
@@ -55,17 +64,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"model.checkpoint={path} does not exist. Released files: SAM 2.1 "
-            f"{RELEASE_URL}/092824/sam2.1_hiera_tiny.pt, SAM 2.0 {RELEASE_URL}/072824/sam2_hiera_tiny.pt, "
-            "likewise small, base_plus, large. model.checkpoint=null starts from random weights"
-        )
+        raise FileNotFoundError(missing_checkpoint_message(path))
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{path} holds no state dict: expected tensors by name, or the same under the key 'model'"
-        )
+        raise ValueError(f"{path} holds no state dict: expected tensors by name, or the same under the key 'model'")
     return dict(state)
 
 

@@ -44,6 +44,9 @@ class RunLogger:
         self.directory.log_metrics(metrics, epoch)
         self.tracker.log_metrics(metrics, epoch)
 
+    def forget_after(self, epoch: int) -> None:
+        self.directory.forget_after(epoch)
+
 
 @dataclass
 class Parts:

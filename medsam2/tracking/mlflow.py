@@ -66,7 +66,8 @@ class MlflowTracker:
     def client(self) -> MlflowClient:
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
-            logging.getLogger("alembic").setLevel(logging.WARNING)
+            for chatty in ("alembic", "mlflow.store.db.utils"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
             from filelock import FileLock
             from mlflow import MlflowClient
 

@@ -34,6 +34,9 @@ class NonFiniteLoss(RuntimeError):
 class Logger(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None: ...
 
+    def forget_after(self, epoch: int) -> None:
+        """Drops what was logged for later epochs: training goes on from this one."""
+
 
 class Trainer:
     """Minimises a method's loss and keeps the epoch with the largest `monitor`.
@@ -46,7 +49,7 @@ class Trainer:
         clip_norm: largest L2 norm of all gradients, None for no limit.
         precision: auto, fp32, bf16 or fp16; weights stay float32.
         tf32: TensorFloat-32 for float32 products where the GPU has it.
-        checkpoint_minutes: minutes between checkpoints inside an epoch; one is written after every epoch as well.
+        checkpoint_minutes: minutes between checkpoints; one is written after every validation as well.
         max_batches: batches per epoch, None for all.
         detect_anomaly: autograd names the operation that made a NaN gradient (slow).
     """
@@ -118,8 +121,6 @@ class Trainer:
                 last = progress.epoch == self.max_epochs
                 if last or progress.epoch % self.val_every == 0:
                     self._validate(fit, validate, progress)
-                else:
-                    fit.save(progress)
         return progress
 
     def _validate(self, fit: _Fit, validate: Callable[[int], Mapping[str, float]], progress: Progress) -> None:
@@ -164,6 +165,7 @@ class _Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
+        self.logger.forget_after(progress.epoch)
         log.info("resuming after epoch %d and %d batches", progress.epoch, progress.batch)
         return progress
 

@@ -21,7 +21,7 @@ from medsam2.data.splits import (
 
 EYES = [Record(f"p{i}_{eye}", f"p{i}", "train") for i in range(10) for eye in ("left", "right")]
 TEST = [Record("t0", "t0", "test")]
-THIRDS = {"train": 0.5, "val": 0.2, "test": 0.3}
+THIRDS = [("train", 1 / 3), ("val", 1 / 3), ("test", 1 / 3)]
 
 
 @given(st.floats(0.01, 0.9), st.integers(0, 1000))
@@ -55,9 +55,10 @@ def test_blocks_are_in_order_with_gaps(count: int, gap: int) -> None:
         assert block == list(range(block[0], block[-1] + 1))
 
 
-def test_blocks_follow_the_order_of_the_fractions() -> None:
-    blocks = contiguous_blocks("abcdefghij", {"test": 0.2, "train": 0.6, "val": 0.2}, 0)
-    assert blocks == {"test": ["a", "b"], "train": list("cdefgh"), "val": ["i", "j"]}
+def test_a_split_may_have_several_blocks() -> None:
+    order = [("train", 0.2), ("test", 0.2), ("train", 0.4), ("val", 0.2)]
+    blocks = contiguous_blocks("abcdefghijklm", order, 1)
+    assert blocks == {"train": ["a", "b", "g", "h", "i", "j"], "test": ["d", "e"], "val": ["l", "m"]}
 
 
 @pytest.mark.parametrize(

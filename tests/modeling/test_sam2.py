@@ -1,4 +1,4 @@
-"""The image path as a whole, at nano size: batching, selection, precision, gradients, compilation."""
+"""The image path as a whole, at nano size: batching, precision, gradients, compilation."""
 
 import math
 
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from medsam2.modeling.image_encoder import check_image_size
 from medsam2.modeling.layers import DropPath
-from medsam2.modeling.mask_decoder import MaskPredictions, compute_stability
 from medsam2.modeling.sam2 import SAM2
 from tests.goldens import build_model
 
@@ -31,9 +30,7 @@ def images(count: int, size: int = 128) -> Tensor:
 def test_any_multiple_of_32(size: int) -> None:
     sized = build_model("sam2_nano", size)
     features = sized.encode_image(images(2, size))
-    prediction = sized.decode(
-        features, BOX.expand(2, -1, -1), BOX_LABELS.expand(2, -1), multimask_output=True
-    )
+    prediction = sized.decode(features, BOX.expand(2, -1, -1), BOX_LABELS.expand(2, -1), multimask_output=True)
     n = size // 16
     assert features.embed.shape == (2, 128, n, n)
     assert [x.shape for x in features.high_res] == [(2, 16, 4 * n, 4 * n), (2, 32, 2 * n, 2 * n)]
@@ -44,21 +41,25 @@ def test_any_multiple_of_32(size: int) -> None:
     assert all(torch.isfinite(x).all() for x in prediction)
 
 
-@pytest.mark.parametrize(
-    ("size", "nearest"), [(100, "96 or 128"), (31, "32"), (0, "32"), (1000, "992 or 1024")]
-)
+@pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128"), (31, "32"), (0, "32"), (1000, "992 or 1024")])
 def test_other_sizes_are_refused_with_the_cure(size: int, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"image_size={size} .*multiple of 32.* {nearest}$"):
         check_image_size("image_size", size, 32)
 
 
 def test_model_and_encoder_check_their_size(model: SAM2) -> None:
-    with pytest.raises(Exception, match="image_size=100 .*96 or 128"):
+    with pytest.raises(Exception, match=r"image_size=100 .*96 or 128"):
         build_model("sam2_nano", 100)
-    with pytest.raises(ValueError, match="width.*=100 .*96 or 128"):
+    with pytest.raises(ValueError, match=r"width.*=100 .*96 or 128"):
         model.image_encoder(torch.zeros(1, 3, 96, 100))
-    with pytest.raises(ValueError, match="64 x 64 .*image_size=128"):
+    with pytest.raises(ValueError, match=r"64 x 64 .*image_size=128"):
         model.encode_image(images(1, 64))
+
+
+@pytest.mark.parametrize("windows", ["[7,4,8,4]", "[8,4,7,4]"])
+def test_windows_that_do_not_fit_are_refused(windows: str) -> None:
+    with pytest.raises(Exception, match=r"window_spec=.*divide 8.*even"):
+        build_model("sam2_nano", 64, [f"model.network.image_encoder.trunk.window_spec={windows}"])
 
 
 @torch.no_grad()
@@ -88,14 +89,10 @@ def prompts(count: int, size: int = 128) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("with_masks", [False, True])
 @pytest.mark.parametrize("index", [[0, 0, 1, 1, 1], [1, 0, 2, 0, 1]])
 @torch.no_grad()
-def test_prompts_of_many_images_decode_as_one_at_a_time(
-    model: SAM2, index: list[int], with_masks: bool
-) -> None:
+def test_prompts_of_many_images_decode_as_one_at_a_time(model: SAM2, index: list[int], with_masks: bool) -> None:
     features = model.encode_image(images(max(index) + 1))
     coords, labels = prompts(len(index))
-    masks = (
-        torch.randn(len(index), 1, 32, 32, generator=torch.Generator().manual_seed(0)) if with_masks else None
-    )
+    masks = torch.randn(len(index), 1, 32, 32, generator=torch.Generator().manual_seed(0)) if with_masks else None
     together = model.decode(features, coords, labels, masks, torch.tensor(index))
     for i, image in enumerate(index):
         own = features.select(torch.tensor([image]))
@@ -129,49 +126,6 @@ def test_prompts_that_do_not_fit_are_refused(model: SAM2) -> None:
         model.decode(features, coords)
     with pytest.raises(ValueError, match=r"needs N x 1 x 32 x 32"):
         model.decode(features, mask_input=torch.zeros(2, 1, 64, 64))
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([1.0, 1.0, -1.0], 1.0),
-        ([1.0, 0.0, -1.0], 0.5),  # 0 lies between the thresholds
-        ([0.06, 0.04, -0.04], 1 / 3),
-        ([-1.0, -1.0, -1.0], 1.0),  # empty: stable
-        ([0.0, 0.0, -1.0], 0.0),
-    ],
-)
-def test_stability(rows: list[float], expected: float) -> None:
-    assert compute_stability(torch.tensor(rows).view(1, 3, 1), 0.05).item() == pytest.approx(expected)
-
-
-def candidates() -> MaskPredictions:
-    """Object 0 has a stable mask 0, object 1 an unstable one; mask k has logits of magnitude k + 1."""
-    masks = torch.stack([torch.full((2, 2, 2), float(k + 1)) for k in range(4)], dim=1)
-    masks[1, 0] = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
-    ious = torch.tensor([[0.1, 0.9, 0.2, 0.3], [0.1, 0.2, 0.4, 0.3]])
-    return MaskPredictions(masks, ious, torch.zeros(2, 1), torch.arange(8.0).view(2, 4, 1))
-
-
-@pytest.mark.parametrize(
-    ("selection", "training", "kept", "ious"),
-    [
-        ("stable", False, [1.0, 3.0], [0.1, 0.4]),
-        ("stable", True, [1.0, 1.0], [0.1, 0.1]),
-        ("single", False, [1.0, 1.0], [0.1, 0.1]),
-    ],
-)
-def test_single_mask_selection(selection: str, training: bool, kept: list[float], ious: list[float]) -> None:
-    decoder = build_model("sam2_nano", 64, [f"model/mask_selection={selection}"]).sam_mask_decoder.train(
-        training
-    )
-    one = decoder.select(candidates(), multimask_output=False)
-    assert one.low_res_masks[:, 0, 0, 0].tolist() == kept
-    assert one.iou_predictions[:, 0].tolist() == pytest.approx(ious)
-    assert one.mask_tokens.flatten().tolist() == [0.0, 4.0]  # the first token in every case
-    three = decoder.select(candidates(), multimask_output=True)
-    assert three.low_res_masks[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0]
-    assert three.mask_tokens[1].flatten().tolist() == [5.0, 6.0, 7.0]
 
 
 @pytest.mark.parametrize(("points", "expected"), [(0, True), (1, True), (2, False), (5, False)])

@@ -62,7 +62,7 @@ def test_every_problem_is_listed_at_once(model: SAM2, tmp_path: Path) -> None:
     before = state_of(model)
     path = tmp_path / "own.pt"
     torch.save(state, path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="does not fit the model") as caught:
         load_checkpoint(model, path)
     message = str(caught.value)
     assert "1 missing: no_mem_embed" in message
@@ -80,9 +80,7 @@ def test_every_problem_is_listed_at_once(model: SAM2, tmp_path: Path) -> None:
         (144, 48, False, "SAM 2.0 large: use model=sam2_l model/release=sam2_0"),
     ],
 )
-def test_wrong_variant_is_named(
-    model: SAM2, tmp_path: Path, dim: int, blocks: int, memory: bool, said: str
-) -> None:
+def test_wrong_variant_is_named(model: SAM2, tmp_path: Path, dim: int, blocks: int, memory: bool, said: str) -> None:
     state = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(dim, 3, 7, 7)}
     state |= {f"image_encoder.trunk.blocks.{i}.norm1.weight": torch.zeros(dim) for i in range(blocks)}
     state |= {"obj_ptr_tpos_proj.weight": torch.zeros(64, 256)} if memory else {}
@@ -133,5 +131,10 @@ def test_a_file_without_state_dict_is_refused(model: SAM2, tmp_path: Path, conte
 
 
 def test_a_missing_file_says_where_to_get_it(model: SAM2, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"092824/sam2\.1_hiera_tiny\.pt.*checkpoint=null"):
-        load_checkpoint(model, tmp_path / "none.pt")
+    for name, url in (
+        ("sam2.1_hiera_tiny.pt", r"092824/sam2\.1_hiera_tiny\.pt"),
+        ("sam2_hiera_large.pt", r"072824/sam2_hiera_large\.pt"),
+        ("mine.pt", r"092824/sam2\.1_hiera_\{tiny,"),
+    ):
+        with pytest.raises(FileNotFoundError, match=url + ".*checkpoint=null"):
+            load_checkpoint(model, tmp_path / name)
