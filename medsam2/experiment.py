@@ -46,11 +46,19 @@ def run(cfg: DictConfig) -> float:
             return stored
         check(cfg)
         return _run(cfg, directory)
+    except KeyboardInterrupt:
+        if _in_sweep():
+            raise
+        raise SystemExit(130) from None
     except Exception as error:
         _explain(error)
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if _in_sweep():
             return math.nan
         raise SystemExit(1) from None
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def finished_value(cfg: DictConfig) -> float | None:
@@ -139,9 +147,7 @@ def _run_info(cfg: DictConfig, directory: RunDirectory) -> RunInfo:
         name=f"{cfg.model.name} {cfg.dataset.name} seed {cfg.seed} ({cfg.run_id})",
         study=cfg.study,
         params=identity(cfg),
-        tags={"run_dir": str(directory.path), "sweep_id": ""}
-        if cfg.sweep.id is None
-        else {"run_dir": str(directory.path), "in_sweep": str(cfg.sweep.id)},
+        tags={"run_dir": str(directory.path)} | ({"in_sweep": cfg.sweep.id} if cfg.sweep.id else {}),
         dataset=cfg.dataset.name,
         data_fingerprint=directory.status()["data"],
         parent_run_id=cfg.sweep.parent_run_id,

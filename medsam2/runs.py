@@ -7,6 +7,7 @@ rows/PHASE.csv, .parquet      checkpoints/last.pt, best.pt           pictures/PH
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -53,7 +54,7 @@ class RunDirectory:
         """The content of status.json; `{"state": "new"}` where there is none."""
         try:
             return dict(json.loads((self.path / "status.json").read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {"state": "new"}
 
     def update(self, **entries: Any) -> None:
@@ -78,11 +79,12 @@ class RunDirectory:
             )
         if fresh:
             self._clear()
+        attempts = self.status().get("attempts", 0) + 1
+        self.update(run_id=run_id, attempts=attempts, pid=os.getpid(), error=None)  # first: it makes the folder ours
         for folder in (self.checkpoints, self.rows, self.pictures):
             folder.mkdir(exist_ok=True)
         write_atomic(self.path / "config.yaml", config)
-        attempts = self.status().get("attempts", 0) + 1
-        self.update(run_id=run_id, attempts=attempts, pid=os.getpid(), error=None)
+        self.forget_after(math.inf)
         write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=1))
 
     def check_data(self, fingerprint: str) -> None:
@@ -118,18 +120,20 @@ class RunDirectory:
                 continue
         return entries
 
-    def forget_after(self, epoch: int) -> None:
-        """Drops what was logged after `epoch`: it will be computed again from the checkpoint of that epoch."""
+    def forget_after(self, epoch: float) -> None:
+        """Drops what was logged after `epoch`, which will be computed again, and a line cut off by a crash."""
+        if not (self.path / "metrics.jsonl").exists():
+            return
         kept = [json.dumps(e) for e in self.metrics() if e["epoch"] <= epoch]
         write_atomic(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def _clear(self) -> None:
         """Removes what a run writes, and nothing else that somebody may have put here. The log goes on."""
-        for name in ("status.json", "metrics.jsonl", "split.csv", "provenance.json", "config.yaml"):
+        for name in ("status.json", "metrics.jsonl", "split.csv", "provenance.json", "config.yaml", "error.txt"):
             (self.path / name).unlink(missing_ok=True)
-        for folder, patterns in ((self.checkpoints, "*.pt"), (self.rows, "*.*"), (self.pictures, "**/*.png")):
-            for file in folder.glob(patterns):
-                file.unlink()
+        written = ("checkpoints/*.pt", "rows/*.csv", "rows/*.parquet", "pictures/*/*.png")
+        for file in (file for pattern in written for file in self.path.glob(pattern)):
+            file.unlink()
 
 
 def provenance() -> dict[str, Any]:

@@ -133,8 +133,8 @@ def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str 
             job.directory.status()["error"],
             job.directory.path,
         )
-    if unfinished:
-        log.warning("%d of %d jobs did not finish; the same command goes on with them", len(unfinished), len(jobs))
+    for job in unfinished:
+        log.warning("not finished: %s (the same command goes on with it)", " ".join(job.overrides))
     log.info("table: %s", folder / "table.csv")
     if parent:
         state = "failed" if failed else "interrupted" if interrupted or unfinished else "finished"

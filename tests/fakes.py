@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -37,8 +38,8 @@ def compose_config(*overrides: str) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     for override in overrides:
         if override not in groups:
-            key, value = override.lstrip("+").split("=", 1)
-            OmegaConf.update(cfg, key, OmegaConf.create(f"value: {value}").value, merge=False)
+            parsed = OverridesParser.create().parse_override(override)
+            OmegaConf.update(cfg, parsed.key_or_group, parsed.value(), merge=False)
     return cfg
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
@@ -59,7 +60,8 @@ def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Writes table.csv (numbers) and table.md (as printed) into `folder`; returns both."""
     rows = _display(frame)
     head = "| " + " | ".join(rows.columns) + " |\n|" + " --- |" * len(rows.columns) + "\n"
-    body = "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows.itertuples(index=False))
+    cells = [[str(value).replace("|", "\\|") for value in row] for row in rows.itertuples(index=False)]
+    body = "".join("| " + " | ".join(row) + " |\n" for row in cells)
     files = {"table.csv": frame.to_csv(index=False, float_format="%.6g"), "table.md": head + body}
     for name, text in files.items():
         temporary = folder / f".{name}.{os.getpid()}"
@@ -75,7 +77,7 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
     for column in rows.columns:
         table.add_column(str(column), justify="left" if column in frame.columns else "right")
     for row in rows.itertuples(index=False):
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(value)) for value in row))  # [cup] is a value, not a style
     # a log file has no width of its own: the table must not be folded there
     console = Console()
     Console(width=None if console.is_terminal else 160).print(table)

@@ -66,6 +66,7 @@ class MlflowTracker:
     def client(self) -> MlflowClient:
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 stall a job for minutes
             for chatty in ("alembic", "mlflow.store.db.utils"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
             from filelock import FileLock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,8 @@ class Checkpoints:
         path = self.folder / name
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # damaged bytes make the unpickler raise almost anything
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise CheckpointError(f"{path}: cannot be read ({reason}); start the run again with force=true") from error
         if state.pop("run_id", None) != self.run_id:
             raise CheckpointError(f"{path}: belongs to another configuration; start the run again with force=true")

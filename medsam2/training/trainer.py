@@ -35,6 +35,9 @@ class Logger(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None: ...
 
     def forget_after(self, epoch: int) -> None:
+        """Drops what an earlier attempt logged after `epoch`: it is computed again."""
+
+    def forget_after(self, epoch: int) -> None:
         """Drops what was logged for later epochs: training goes on from this one."""
 
 
@@ -166,6 +169,7 @@ class _Fit:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.logger.forget_after(progress.epoch)
+        self.logger.forget_after(progress.epoch)
         log.info("resuming after epoch %d and %d batches", progress.epoch, progress.batch)
         return progress
 
@@ -228,10 +232,10 @@ class _Fit:
         return min(size, total - first)
 
     def _step(self) -> None:
-        if self.trainer.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.parameters, self.trainer.clip_norm)
         if any(p.grad is not None for p in self.parameters):  # none where every batch of the step was without objects
+            if self.trainer.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.parameters, self.trainer.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.scheduler.step()

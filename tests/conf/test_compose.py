@@ -1,0 +1,150 @@
+"""The config tree is code: every choice, experiment and sweep composes, and every `_target_` fits its signature."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from medsam2.config import PROJECT, group_help, register_resolvers
+from medsam2.config_check import range_problems, target_problems, unknown_keys
+
+CONF = PROJECT / "conf"
+GOLDEN = Path(__file__).parent / "default.yaml"
+NOT_CHOICES = ("model/base", "hydra/help")
+ENVIRONMENT = {"MEDSAM2_OUTPUT_DIR": "o", "MEDSAM2_DATA_ROOT": "d", "MEDSAM2_CHECKPOINT_DIR": "c"}
+
+
+def groups() -> dict[str, list[str]]:
+    """Group -> its choices, read from the folders."""
+    found: dict[str, list[str]] = {"sweeps": [f.stem for f in sorted((PROJECT / "sweeps").glob("*.yaml"))]}
+    for folder in sorted(f for f in CONF.rglob("*") if f.is_dir()):
+        name = folder.relative_to(CONF).as_posix()
+        choices = sorted(f.stem for f in folder.glob("*.yaml"))
+        if choices and name not in NOT_CHOICES:
+            found[name] = choices
+    return found
+
+
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+OURS = [g for g in groups() if not g.startswith("hydra/")]
+
+
+@pytest.fixture(autouse=True)
+def config_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def problems(cfg: DictConfig) -> list[str]:
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return unknown_keys(plain) + range_problems(plain) + target_problems(plain)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda v: v)
+def test_every_choice_composes_and_binds(group: str, choice: str) -> None:
+    cfg = compose("config", overrides=[f"{group}={choice}"])
+    assert problems(cfg) == []
+
+
+@pytest.mark.parametrize("group", OURS)
+def test_every_group_leaves_a_choice(group: str) -> None:
+    assert len(groups()[group]) >= 2
+
+
+@pytest.mark.parametrize("sweep", groups()["sweeps"])
+def test_every_job_of_a_sweep_composes_to_a_run_of_its_own(sweep: str) -> None:
+    params = compose("config", overrides=[f"sweeps={sweep}"], return_hydra_config=True).hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    axes = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
+        for o in parsed
+    ]
+    run_ids = set()
+    jobs = list(itertools.product(*axes))
+    for job in jobs:
+        cfg = compose("config", overrides=list(job))
+        run_ids.add(cfg.run_id)
+        assert problems(cfg) == []
+    assert len(run_ids) == len(jobs) > 1
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
+def test_a_sweep_says_its_question_command_and_cost(file: Path) -> None:
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    for word in ("Question:", "Command:", "Cost:"):
+        assert any(word in line for line in head), word
+
+
+def test_the_default_is_the_one_that_was_reviewed() -> None:
+    """Run with UPDATE_GOLDEN=1 after a wanted change; the diff of default.yaml is then part of the review."""
+    text = OmegaConf.to_yaml(compose("config"), resolve=False)
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_help_has_a_line_for_every_choice() -> None:
+    lines = group_help().splitlines()
+    for group, choices in groups().items():
+        assert group in lines
+        below = lines[lines.index(group) + 1 :]
+        for choice in choices:
+            line = next(entry for entry in below if entry.split()[:1] == [choice])
+            assert len(line.split()) > 2, f"{group}={choice} has no description: its file needs a first comment"
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["model=sam2_x"]], ids=" ".join)
+def test_looking_imports_nothing_heavy(flags: list[str]) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = ["run.py", *{flags!r}]
+try:
+    runpy.run_path({str(PROJECT / "run.py")!r}, run_name="__main__")
+finally:
+    heavy = [m for m in ("torch", "monai", "mlflow", "numpy", "pandas", "submitit") if m in sys.modules]
+    print("HEAVY", heavy, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "HEAVY []" in done.stderr, done.stderr
+
+
+# How the arguments of the original script map to this experiment: docs/configuration.md
+MEDICAL_SAM2 = {
+    "model.name": "sam2_s",
+    "model.release.version": "2.0",
+    "image_size": 1024,
+    "batch_size": 4,
+    "trainer.val_every": 1,
+    "trainer.max_epochs": 100,
+    "optim._target_": "torch.optim.Adam",
+    "optim.lr": 1e-4,
+    "optim.betas": [0.9, 0.999],
+    "optim.eps": 1e-8,
+    "optim.weight_decay": 0.0,
+    "optim.amsgrad": False,
+    "loss.pos_weight": 2.0,
+    "dataset.structures": ["cup"],
+    "dataset.cropped": True,
+    "prompt._target_": "medsam2.data.prompts.ClickPrompt",
+    "prompt.num_clicks": 1,
+    "study": "REFUGE_MedSAM2",
+    "metrics.overlays": True,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), MEDICAL_SAM2.items(), ids=list(MEDICAL_SAM2))
+def test_medical_sam2_refuge_is_the_original_command(key: str, value: object) -> None:
+    assert OmegaConf.select(compose("config", overrides=["experiment=medical_sam2_refuge"]), key) == value

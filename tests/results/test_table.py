@@ -1,0 +1,125 @@
+"""The table of a sweep: what is averaged, what is counted, and how it is written."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medsam2.results.table import SweepRun, build_table, print_table, save_table
+
+
+def done(model: str, seed: int, dice: float, dataset: str = "refuge", **more: float) -> SweepRun:
+    swept = {"model": model, "seed": str(seed), "dataset": dataset}
+    return SweepRun(swept, dataset, seed, "finished", {"test/dice/mean": dice} | more)
+
+
+RUNS = [
+    done("s", 0, 0.80),
+    done("s", 1, 0.84),
+    done("s", 2, 0.91),
+    done("b", 0, 0.95),
+    SweepRun({"model": "b", "seed": "1", "dataset": "refuge"}, "refuge", 1, "failed", {}),
+    SweepRun({"model": "b", "seed": "2", "dataset": "refuge"}, "refuge", 2, "running", {"test/dice/mean": 0.1}),
+    SweepRun({"model": "l", "seed": "0", "dataset": "refuge"}, "refuge", 0, "new", {}),
+]
+
+
+def test_seeds_are_averaged_and_unfinished_runs_are_not() -> None:
+    frame = build_table(RUNS)
+    assert list(frame.columns) == ["model", "runs", "refuge dice mean", "refuge dice sd", "refuge dice n"]
+    assert frame["model"].tolist() == ["s", "b", "l"]
+    assert frame["runs"].tolist() == ["3/3", "1/3", "0/1"]
+    assert frame["refuge dice n"].tolist() == [3, 1, 0]
+    assert frame["refuge dice mean"].tolist() == pytest.approx([0.85, 0.95, math.nan], nan_ok=True)
+    sd = math.sqrt((0.05**2 + 0.01**2 + 0.06**2) / 2)  # n - 1
+    assert frame["refuge dice sd"].tolist() == pytest.approx([sd, math.nan, math.nan], nan_ok=True)
+
+
+def test_datasets_are_columns_in_their_order() -> None:
+    runs = [done("s", 0, 0.8, "refuge"), done("s", 0, 0.6, "ct"), done("b", 0, 0.7, "ct")]
+    frame = build_table(runs)
+    assert [c for c in frame.columns if c.endswith("mean")] == ["refuge dice mean", "ct dice mean"]
+    assert frame["runs"].tolist() == ["2/2", "1/1"]
+    assert frame["ct dice mean"].tolist() == [0.6, 0.7]
+    assert frame["refuge dice n"].tolist() == [1, 0]
+
+
+def test_only_metrics_that_some_run_has_are_columns() -> None:
+    runs = [done("s", 0, 0.8, **{"zero_shot/dice/mean": 0.5, "val/dice/mean": 0.9}), done("b", 0, 0.7)]
+    frame = build_table(runs)
+    assert [c for c in frame.columns if c.endswith("mean")] == ["refuge zero-shot dice mean", "refuge dice mean"]
+    assert frame["refuge zero-shot dice n"].tolist() == [1, 0]
+
+
+def test_axes_that_a_job_does_not_sweep_are_empty() -> None:
+    runs = [done("s", 0, 0.8), SweepRun({"optim.lr": "1e-3", "seed": "0"}, "refuge", 0, "finished", {})]
+    frame = build_table(runs)
+    assert frame[["model", "optim.lr"]].to_numpy().tolist() == [["s", ""], ["", "1e-3"]]
+
+
+def test_a_sweep_over_seeds_alone_is_one_row() -> None:
+    runs = [SweepRun({"seed": str(i)}, "refuge", i, "finished", {"test/dice/mean": i / 10}) for i in range(3)]
+    frame = build_table(runs)
+    assert frame["refuge dice mean"].tolist() == pytest.approx([0.1])
+    assert frame["runs"].tolist() == ["3/3"]
+
+
+def test_markdown_is_what_a_paper_prints(tmp_path: Path) -> None:
+    files = save_table(build_table(RUNS), tmp_path)
+    assert files == [tmp_path / "table.csv", tmp_path / "table.md"]
+    assert files[1].read_text().splitlines() == [
+        "| model | runs | refuge dice (n) |",
+        "| --- | --- | --- |",
+        "| s | 3/3 | 0.850 ± 0.056 (3) |",
+        "| b | 1/3 | 0.950 (1) |",
+        "| l | 0/1 | - |",
+    ]
+
+
+def test_csv_holds_numbers(tmp_path: Path) -> None:
+    save_table(build_table(RUNS), tmp_path)
+    with (tmp_path / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert lines[0] == {
+        "model": "s",
+        "runs": "3/3",
+        "refuge dice mean": "0.85",
+        "refuge dice sd": "0.0556776",
+        "refuge dice n": "3",
+    }
+    assert lines[2]["refuge dice mean"] == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv", "table.md"]
+
+
+def test_the_table_is_printed_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(build_table(RUNS), title="sweep abc")
+    printed = capsys.readouterr().out
+    assert "sweep abc" in printed
+    assert any("s" in line and "3/3" in line and "0.850 ± 0.056 (3)" in line for line in printed.splitlines())
+
+
+def test_swept_values_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        SweepRun(
+            {"optim.betas": "[0.9,0.99]", "dataset.structures": "[cup]"}, "ct", 0, "finished", {"test/dice/mean": 0.5}
+        )
+    ]
+    print_table(build_table(runs), title="sweep abc")
+    printed = capsys.readouterr().out
+    assert "[0.9,0.99]" in printed
+    assert "[cup]" in printed
+
+
+def test_bars_in_values_do_not_break_the_markdown(tmp_path: Path) -> None:
+    runs = [SweepRun({"study": "a|b"}, "ct", 0, "finished", {"test/dice/mean": 0.5})]
+    save_table(build_table(runs), tmp_path)
+    assert "| a\\|b | 1/1 |" in (tmp_path / "table.md").read_text()
+
+
+def test_no_runs_no_rows() -> None:
+    assert isinstance(build_table([]), pd.DataFrame)
+    assert len(build_table([])) == 0

@@ -1,0 +1,129 @@
+"""Training state on disk: whole or not there, of this run, and never code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from medsam2.training.checkpoint import CheckpointError, Checkpoints, Progress
+
+PROGRESS = Progress(epoch=3, batch=2, best=0.75, best_epoch=2, epoch_loss=1.5, epoch_objects=8)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path, "aaa")
+
+
+def state(value: float = 1.0) -> dict[str, object]:
+    return {"model": {"weight": torch.full((300, 300), value)}, "optimizer": {"step": 7}}
+
+
+def test_nothing_to_resume(checkpoints: Checkpoints) -> None:
+    assert checkpoints.load_last() is None
+    with pytest.raises(CheckpointError, match=r"best\.pt: cannot be read"):
+        checkpoints.load_best()
+
+
+def test_round_trip_with_the_random_state(checkpoints: Checkpoints) -> None:
+    torch.manual_seed(5)
+    checkpoints.save_last(state(), PROGRESS)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    stored = checkpoints.load_last()
+    assert stored is not None
+    assert stored[1] == PROGRESS
+    assert stored[0]["optimizer"] == {"step": 7}
+    assert torch.equal(stored[0]["model"]["weight"], torch.ones(300, 300))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_best_holds_the_weights(checkpoints: Checkpoints) -> None:
+    checkpoints.save_best({"weight": torch.tensor([1.0, 2.0])}, 4)
+    assert checkpoints.load_best()["weight"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_another_runs_file_is_refused(checkpoints: Checkpoints, tmp_path: Path, name: str) -> None:
+    checkpoints.save_last(state(), PROGRESS)
+    checkpoints.save_best({}, 0)
+    other = Checkpoints(tmp_path, "bbb")
+    with pytest.raises(CheckpointError, match=rf"{name}: belongs to another configuration.*force=true"):
+        other.load_last() if name == "last.pt" else other.load_best()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 0.999])
+def test_a_truncated_file_is_an_error_not_a_start_from_nothing(
+    checkpoints: Checkpoints, tmp_path: Path, share: float
+) -> None:
+    checkpoints.save_last(state(), PROGRESS)
+    content = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"last\.pt: cannot be read \(.*force=true"):
+        checkpoints.load_last()
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\x80\x02garbage", b"PK\x03\x04", b"\x80\x04N.", b"\0" * 1000])
+def test_a_file_of_something_else_is_an_error(checkpoints: Checkpoints, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt: "):
+        checkpoints.load_last()
+
+
+def test_a_flipped_byte_raises_nothing_but_the_error_that_explains(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.save_last(state(), PROGRESS)
+    content = (tmp_path / "last.pt").read_bytes()
+    start, refused = content.index(b"optimizer"), 0
+    for position in range(start - 100, start + 100):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        (tmp_path / "last.pt").write_bytes(damaged)
+        try:
+            checkpoints.load_last()
+        except CheckpointError as error:
+            assert "last.pt: " in str(error)
+            refused += 1
+    assert refused > 50
+
+
+class Malicious:
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_file_never_runs(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    torch.save({"run_id": "aaa", "model": Malicious(tmp_path / "owned")}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load_last()
+    (tmp_path / "last.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "owned")))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load_last()
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("broken", ["replace", "fsync"])
+def test_a_kill_while_saving_leaves_the_old_file(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    checkpoints.save_last(state(1.0), PROGRESS)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, broken, killed)
+        checkpoints.save_last(state(2.0), PROGRESS)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    checkpoints.save_last(state(2.0), PROGRESS)
+    stored = checkpoints.load_last()
+    assert stored is not None
+    assert stored[0]["model"]["weight"][0, 0] == 2.0
