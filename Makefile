@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 run: install  ## compare two models on the embedded chest CT and print the table
-	$(BIN)/python run.py -m model=sam2_nano,sam2_t experiment=ct_quick
+	$(BIN)/python run.py -m model=sam2_nano,sam2_micro experiment=ct_quick
 
 test: install  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

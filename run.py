@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so `--help`, `--cfg job` and a misspelt choice answer at once.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import hydra
 from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parent))  # run.py works from any folder, installed or not
+
+# Waiting OpenMP threads that spin make torch several times slower wherever another process wants the core too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from medsam2.config import register_resolvers
 

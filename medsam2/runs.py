@@ -85,6 +85,7 @@ class RunDirectory:
             folder.mkdir(exist_ok=True)
         write_atomic(self.path / "config.yaml", config)
         self.forget_after(math.inf)
+        (self.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
         write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=1))
 
     def check_data(self, fingerprint: str) -> None:

@@ -119,7 +119,8 @@ def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str 
     runs = []
     for job in jobs:
         status = job.directory.status()
-        swept = {k: v for k, v in (o.lstrip("+").split("=", 1) for o in job.overrides) if k in axes}
+        pairs = (o.lstrip("+").partition("=") for o in job.overrides)  # ~key has no value
+        swept = {key: value for key, _, value in pairs if key in axes}
         runs.append(SweepRun(swept, job.cfg.dataset.name, job.cfg.seed, status["state"], status.get("metrics", {})))
     frame = build_table(runs)
     files = save_table(frame, folder)

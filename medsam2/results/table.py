@@ -75,7 +75,9 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
     rows = _display(frame)
     table = Table(title=title)
     for column in rows.columns:
-        table.add_column(str(column), justify="left" if column in frame.columns else "right")
+        measured = column not in frame.columns
+        heading = str(column).replace(" ", "\n", 1) if measured else str(column)  # the dataset above its metric
+        table.add_column(escape(heading), justify="right" if measured else "left")
     for row in rows.itertuples(index=False):
         table.add_row(*(escape(str(value)) for value in row))  # [cup] is a value, not a style
     # a log file has no width of its own: the table must not be folded there

@@ -47,9 +47,6 @@ class RunLogger:
     def forget_after(self, epoch: int) -> None:
         self.directory.forget_after(epoch)
 
-    def forget_after(self, epoch: int) -> None:
-        self.directory.forget_after(epoch)
-
 
 @dataclass
 class Parts:

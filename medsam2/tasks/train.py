@@ -54,7 +54,6 @@ def _zero_shot(parts: Parts) -> dict[str, float]:
     """The test score before training; a resumed run finds it in its rows, for its weights have moved on."""
     if (parts.directory.checkpoints / "last.pt").exists():
         return summarise(load_rows(parts.directory.rows, "zero_shot"), "zero_shot")
-    parts.logger.forget_after(-1)  # an attempt that came to no checkpoint
     parts.logger.forget_after(-1)  # an earlier attempt that left no checkpoint
     _, summary = parts.score(parts.loader(parts.cases("test")), "zero_shot", 0)
     return summary

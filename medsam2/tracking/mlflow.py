@@ -67,8 +67,8 @@ class MlflowTracker:
         if self._client is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 stall a job for minutes
-            for chatty in ("alembic", "mlflow.store.db.utils"):
-                logging.getLogger(chatty).setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what it also raises
             from filelock import FileLock
             from mlflow import MlflowClient
 

@@ -37,9 +37,6 @@ class Logger(Protocol):
     def forget_after(self, epoch: int) -> None:
         """Drops what an earlier attempt logged after `epoch`: it is computed again."""
 
-    def forget_after(self, epoch: int) -> None:
-        """Drops what was logged for later epochs: training goes on from this one."""
-
 
 class Trainer:
     """Minimises a method's loss and keeps the epoch with the largest `monitor`.
@@ -168,7 +165,6 @@ class _Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.logger.forget_after(progress.epoch)
         self.logger.forget_after(progress.epoch)
         log.info("resuming after epoch %d and %d batches", progress.epoch, progress.batch)
         return progress

@@ -73,7 +73,7 @@ def test_neck_that_does_not_fit_the_trunk_is_refused() -> None:
         build_model("sam2_nano", 128, ["model.network.image_encoder.trunk.embed_dim=40"])
 
 
-@pytest.mark.parametrize("choice", [*CHOICES.values(), "sam2_nano"])
+@pytest.mark.parametrize("choice", [*CHOICES.values(), "sam2_nano", "sam2_micro"])
 def test_header_states_the_parameter_count(choice: str) -> None:
     header = (CONF / "model" / f"{choice}.yaml").read_text().splitlines()[0]
     shapes = {name: torch.Size(shape) for name, shape in tensors_of(choice).items() if "gaussian" not in name}
