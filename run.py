@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # run.py works from any folder, 
 # Waiting OpenMP threads that spin make torch several times slower wherever another process wants the core too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from medsam2.config import register_resolvers
+from medsam2.config import help_text, register_resolvers
 
 register_resolvers()
 
@@ -28,4 +28,7 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())  # Hydra's own page lists every folder below the project as a group, runs and all
+    else:
+        main()

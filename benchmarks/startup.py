@@ -1,6 +1,6 @@
 """What the command line costs before any work: `python -m benchmarks.startup`.
 
-Each command runs as a process of its own, in turn, several times; the table gives the median in seconds and the ratio to
+Each command runs as a process of its own, several times in turn; the table gives the median in seconds and the ratio to
 a bare `import hydra`, which no Hydra program can undercut.
 """
 

@@ -23,10 +23,9 @@ NOT_IDENTITY = {
 
 
 def register_resolvers() -> None:
-    """Makes `${project:}`, `${run_id:}` and `${group_help:}` known to OmegaConf."""
+    """Makes `${project:}` and `${run_id:}` known to OmegaConf."""
     OmegaConf.register_new_resolver("project", lambda sub="": str(PROJECT / sub), replace=True)
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
-    OmegaConf.register_new_resolver("group_help", group_help, replace=True)
 
 
 # ------------------------------------------------------------------------------------------------ identity
@@ -82,6 +81,26 @@ def _content_id(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------------- help
 
 
+HELP = """\
+medsam2: compare SAM 2 models, prompts, optimisers and methods on medical images
+
+One run:     python run.py dataset=chest_ct model=sam2_nano
+A sweep:     python run.py -m model=sam2_s,sam2_b dataset=refuge paths.data_root=DIR
+Named sweep: python run.py sweeps=adam_betas
+
+Any value can be overridden: seed=1 image_size=256 optim.lr=3e-5 model.checkpoint=null force=true
+
+Groups (group=choice), with a line for each choice:
+
+{groups}
+The whole configuration of a run: python run.py --cfg job    Hydra's own flags: python run.py --hydra-help"""
+
+
+def help_text() -> str:
+    """What `python run.py --help` prints."""
+    return HELP.format(groups=group_help())
+
+
 def group_help() -> str:
     """Every config group with its choices, each with the first comment line of its file."""
     folders = [f for f in sorted((PROJECT / "conf").rglob("*")) if f.is_dir()] + [PROJECT / "sweeps"]
@@ -89,7 +108,7 @@ def group_help() -> str:
     for folder in folders:
         name = "sweeps" if folder.name == "sweeps" else folder.relative_to(PROJECT / "conf").as_posix()
         choices = sorted(folder.glob("*.yaml"))
-        if not choices or name in ("model/base", "hydra/help"):
+        if not choices or name == "model/base":
             continue
         lines.append(name)
         lines += [f"  {c.stem:20} {_headline(c)}" for c in choices]
@@ -99,7 +118,7 @@ def group_help() -> str:
 def _headline(file: Path) -> str:
     comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
     text = next((c.lstrip("# ") for c in comments if "@package" not in c), "")
-    return text.removeprefix("Question:").strip()
+    return text.removeprefix("Question:").removeprefix("Shows:").strip()
 
 
 def environment_path(path: str | os.PathLike[str]) -> Path:

@@ -137,6 +137,8 @@ def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> Dataset:
     save_split(records, directory.path / "split.csv")
     directory.update(data=fingerprint)
     counts = {split: sum(r.split == split for r in records) for split in ("train", "val", "test")}
+    if not all(counts.values()):
+        raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); each of the three needs some")
     log.info("%s: %s cases; %s", dataset.name, counts, ", ".join(dataset.structures))
     return dataset
 

@@ -80,8 +80,8 @@ def _read_pickle(path: Path) -> object:
             f"{path} is damaged, or holds objects other than tensors, which could run code: not loaded. "
             "Download it again, or save model.state_dict() alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}). Download it again") from error
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        raise ValueError(f"{path} is damaged or incomplete ({error!r}). Download it again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ class Checkpoints:
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
         path = self.folder / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
+        temporary = path.with_name(f".{name}")  # one name: what a kill leaves is overwritten by the next save
         try:
             with temporary.open("wb") as file:
                 torch.save(state | {"run_id": self.run_id}, file)

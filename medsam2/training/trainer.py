@@ -128,8 +128,8 @@ class Trainer:
         if self.monitor not in metrics:
             raise ValueError(f"trainer.monitor={self.monitor}: no such metric; there are {', '.join(sorted(metrics))}")
         value = metrics[self.monitor]
-        if value > progress.best:
-            progress.best, progress.best_epoch = value, progress.epoch
+        if value > progress.best or progress.epoch == 0:  # a first value that is NaN still leaves a best epoch
+            progress.best, progress.best_epoch = (value if math.isfinite(value) else -math.inf), progress.epoch
             fit.checkpoints.save_best(fit.method.model.state_dict(), progress.epoch)
         fit.save(progress)
 

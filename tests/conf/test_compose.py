@@ -19,7 +19,7 @@ from medsam2.config_check import range_problems, target_problems, unknown_keys
 
 CONF = PROJECT / "conf"
 GOLDEN = Path(__file__).parent / "default.yaml"
-NOT_CHOICES = ("model/base", "hydra/help")
+NOT_CHOICES = ("model/base",)
 ENVIRONMENT = {"MEDSAM2_OUTPUT_DIR": "o", "MEDSAM2_DATA_ROOT": "d", "MEDSAM2_CHECKPOINT_DIR": "c"}
 
 
