@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PORT   ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench ui clean
+.PHONY: help install run test test-all check bench ui clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make .venv and install everything into it
 
@@ -20,7 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: install  ## compare two models on the embedded chest CT and print the table
 	$(BIN)/python run.py -m model=sam2_nano,sam2_micro experiment=ct_quick
 
-test: install  ## run the tests
+test: install  ## run the tests, less the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: install  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: install  ## lint, types, import layers

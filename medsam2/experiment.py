@@ -174,6 +174,8 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
     method = instantiate(cfg.method)(model=_build_model(cfg), loss=instantiate(cfg.loss))
     method.to(runtime.device)
+    directory.update(device=runtime.device, dtype=str(runtime.dtype).removeprefix("torch."))
+    log.info("computing on %s in %s", runtime.device, directory.status()["dtype"])
     optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
     prompt, transforms = instantiate(cfg.prompt), instantiate(cfg.transforms)
     cases = PromptedCases(
