@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -17,6 +17,9 @@ from medsam2.config import environment_path
 from medsam2.config_check import ConfigError, check
 from medsam2.experiment import build_tracker, finished_value
 from medsam2.runs import RunDirectory, RunDirectoryError, write_atomic
+
+if TYPE_CHECKING:
+    from medsam2.results.table import SweepRun
 
 log = logging.getLogger("medsam2.sweep")
 
@@ -113,27 +116,17 @@ def _open(jobs: Sequence[Job], axes: Sequence[str], waiting: bool) -> tuple[Path
 
 
 def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str | None, interrupted: bool) -> bool:
-    """Prints and stores the table; names what failed. True if a job failed."""
-    from medsam2.results.table import SweepRun, build_table, print_table, save_table
+    """Prints and stores the table; names what failed or did not finish. True if there is any such job."""
+    from medsam2.results.table import build_table, print_table, save_table
 
-    runs = []
-    for job in jobs:
-        status = job.directory.status()
-        pairs = (o.lstrip("+").partition("=") for o in job.overrides)  # ~key has no value
-        swept = {key: value for key, _, value in pairs if key in axes}
-        runs.append(SweepRun(swept, job.cfg.dataset.name, job.cfg.seed, status["state"], status.get("metrics", {})))
-    frame = build_table(runs)
+    frame = build_table([_table_run(job, axes) for job in jobs])
     files = save_table(frame, folder)
     print_table(frame, title=f"sweep {folder.name}")
-    failed = [j for j in jobs if j.directory.status()["state"] == "failed"]
-    unfinished = [j for j in jobs if j.directory.status()["state"] not in ("failed", "finished")]
-    for job in failed:
-        log.error(
-            "failed: %s: %s (%s)",
-            " ".join(job.overrides),
-            job.directory.status()["error"],
-            job.directory.path,
-        )
+    states = [(job, job.directory.status()) for job in jobs]
+    failed = [(job, status) for job, status in states if status["state"] == "failed"]
+    unfinished = [job for job, status in states if status["state"] not in ("failed", "finished")]
+    for job, status in failed:
+        log.error("failed: %s: %s (%s)", " ".join(job.overrides), status["error"], job.directory.path)
     for job in unfinished:
         log.warning("not finished: %s (the same command goes on with it)", " ".join(job.overrides))
     log.info("table: %s", folder / "table.csv")
@@ -141,3 +134,14 @@ def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str 
         state = "failed" if failed else "interrupted" if interrupted or unfinished else "finished"
         build_tracker(jobs[0].cfg).log_sweep(parent, files, state)
     return bool(failed or unfinished)
+
+
+def _table_run(job: Job, axes: Sequence[str]) -> SweepRun:
+    from medsam2.results.table import AVERAGED, SweepRun
+
+    pairs = (o.lstrip("+").partition("=") for o in job.overrides)  # ~key has no value
+    swept = {key: value for key, _, value in pairs if key in axes}
+    if not set(swept) - set(AVERAGED):
+        swept["model"] = job.cfg.model.name  # a row needs a name where only seeds or datasets vary
+    status = job.directory.status()
+    return SweepRun(swept, job.cfg.dataset.name, job.cfg.seed, status["state"], status.get("metrics", {}))

@@ -103,7 +103,7 @@ def test_finished_runs_are_not_launched_but_stand_in_the_table(jobs: Callable[..
     launch = Launcher(some)
     run_sweep(some, ["seed"], launch)
     assert plain(launch.calls) == ["seed=0", "seed=2"]
-    assert table(tmp_path)[2].startswith("| 3/3 | 0.707 ± ")  # 0.80, 0.50, 0.82
+    assert table(tmp_path)[2].startswith("| sam2_nano | 3/3 | 0.707 ± ")  # 0.80, 0.50, 0.82
 
 
 def test_the_same_sweep_again_launches_nothing(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_failed_job_is_named_after_the_table(
         run_sweep(some, ["seed"], launch)
     assert caught.value.code == 1
     assert len(launch.calls) == 3
-    assert table(tmp_path)[2] == "| 2/3 | 0.810 ± 0.014 (2) |"
+    assert table(tmp_path)[2] == "| sam2_nano | 2/3 | 0.810 ± 0.014 (2) |"
     assert "0.810 ± 0.014 (2)" in capsys.readouterr().out
     (message,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert message == f"failed: seed=1: ValueError: no luck ({some[1].directory.path})"
@@ -200,7 +200,7 @@ def test_a_job_that_was_killed_makes_the_sweep_fail_too(
     assert caught.value.code == 1
     assert "seed=1" in caplog.text
     assert "the same command goes on" in caplog.text
-    assert table(tmp_path)[2] == "| 1/2 | 0.800 (1) |"
+    assert table(tmp_path)[2] == "| sam2_nano | 1/2 | 0.800 (1) |"
 
 
 def test_an_interrupt_prints_the_table_and_ends_with_130(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_interrupt_prints_the_table_and_ends_with_130(jobs: Callable[..., lis
     with pytest.raises(SystemExit) as caught:
         run_sweep(some, ["seed"], Launcher(some, raises=KeyboardInterrupt()), batch_size=1)
     assert caught.value.code == 130
-    assert table(tmp_path)[2] == "| 1/2 | 0.800 (1) |"
+    assert table(tmp_path)[2] == "| sam2_nano | 1/2 | 0.800 (1) |"
 
 
 def test_an_error_of_the_launcher_is_not_hidden_and_the_table_is_there(
@@ -217,7 +217,7 @@ def test_an_error_of_the_launcher_is_not_hidden_and_the_table_is_there(
     some = jobs("seed=0", "seed=1")
     with pytest.raises(OSError, match="sbatch not found"):
         run_sweep(some, ["seed"], Launcher(some, raises=OSError("sbatch not found")))
-    assert table(tmp_path)[2] == "| 1/2 | 0.800 (1) |"
+    assert table(tmp_path)[2] == "| sam2_nano | 1/2 | 0.800 (1) |"
 
 
 def test_swept_groups_and_added_or_removed_keys_find_their_column(

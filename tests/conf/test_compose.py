@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2.config import PROJECT, group_help, register_resolvers
-from medsam2.config_check import range_problems, target_problems, unknown_keys
+from medsam2.config_bind import target_problems
+from medsam2.config_check import range_problems, unknown_keys
 
 CONF = PROJECT / "conf"
 GOLDEN = Path(__file__).parent / "default.yaml"
