@@ -4,6 +4,7 @@ Nothing heavy is imported here, so `--help`, `--cfg job` and a misspelt choice a
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,4 +32,5 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())  # Hydra's own page lists every folder below the project as a group, runs and all
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends in order: the run is marked as interrupted
         main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import flag_override
@@ -24,7 +25,7 @@ class GridSweeper(BasicSweeper):
         assert self.launcher
         loader = self.hydra_context.config_loader
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
-        axes = [o.get_key_element() for o in parsed if o.is_sweep_override()]
+        axes = [o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()]
         jobs = []
         for batch in self.split_arguments(parsed, None):
             for overrides in batch:
@@ -32,4 +33,5 @@ class GridSweeper(BasicSweeper):
                 with flag_override(cfg, ["readonly", "struct"], False):
                     del cfg["hydra"]  # as a job's own function gets it
                 jobs.append(Job(overrides=tuple(overrides), cfg=cfg))
-        return run_sweep(jobs, axes, self.launcher.launch, batch_size=self.max_batch_size)
+        here = isinstance(self.launcher, BasicLauncher)
+        return run_sweep(jobs, axes, self.launcher.launch, batch_size=self.max_batch_size, here=here)

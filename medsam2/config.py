@@ -46,7 +46,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         flat.update(flatten(value, key))
     if flat.get("model.checkpoint"):
         flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
-    return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY}
+    # a release decides which file is loaded, and that counts by its content
+    return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY and not k.startswith("model.release.")}
 
 
 def run_id(cfg: DictConfig) -> str:

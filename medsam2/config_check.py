@@ -26,29 +26,36 @@ class ConfigError(ValueError):
         super().__init__(f"{head} in this configuration:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, here: bool = True) -> None:
     """Raises ConfigError with everything that is wrong in `cfg`, before any work is done.
 
     Looked at: values out of range, unknown keys, every `_target_` against its signature (partials too), files and
     folders that are missing, an output folder that cannot be written, a device that is not there.
     """
-    problems = find_problems(cfg)
+    problems = find_problems(cfg, here)
     if problems:
         raise ConfigError(problems)
 
 
-def find_problems(cfg: DictConfig) -> list[str]:
-    """Everything wrong in a composed config, one line of text each; an empty list where all is well."""
+def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
+    """Everything wrong in a composed config, one line of text each; an empty list where all is well.
+
+    The device is looked for where the run is `here`, on this machine.
+    """
     try:
         plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return [f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]
     unknown = unknown_keys(plain)
     targets = target_problems(plain)
-    found = unknown + range_problems(plain) + targets + device_problems(plain["device"])
-    found += file_problems(plain)
-    if not any(t.startswith("dataset") for t in targets + unknown):
-        found += dataset_problems(cfg)
+    found = unknown + range_problems(plain) + targets + file_problems(plain)
+    if here:
+        found += device_problems(plain["device"])
+    for key in ("prompt", "metrics", "dataset"):  # cheap to build, and they know more about their own settings
+        if not any(t.startswith(key) for t in targets + unknown):
+            found += build_problems(cfg, key)
+    if not any(t.startswith(("metrics", "trainer", "dataset")) for t in found):
+        found += monitor_problems(plain)
     return found
 
 
@@ -136,7 +143,8 @@ FREE_KEYS = {  # what nodes without a `_target_` may hold
         "network",
     },
     "model.mask_selection": {"dynamic", "delta", "thresh"},
-    "model.tuning": {"name", "trainable"},
+    "model.release": {"version", "file_prefix", "url"},
+    "model.tuning": {"trainable"},
     "paths": {"output_dir", "data_root", "checkpoint_dir"},
     "sweep": {"id", "parent_run_id"},
 }
@@ -201,11 +209,23 @@ def file_problems(plain: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def dataset_problems(cfg: DictConfig) -> list[str]:
-    """What the dataset itself finds wrong with its files; it lists them and decodes none."""
+def build_problems(cfg: DictConfig, key: str) -> list[str]:
+    """What an object finds wrong with its own settings, and a dataset with its files: it lists them, decodes none."""
     try:
-        instantiate(cfg.dataset).records()
+        built = instantiate(cfg[key])
+        if key == "dataset":
+            built.records()
     except Exception as error:
         text = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
-        return [f"dataset: {text}"]
+        return [f"{key}: {text}"]
     return []
+
+
+def monitor_problems(plain: Mapping[str, Any]) -> list[str]:
+    """A `trainer.monitor` that no validation will compute."""
+    structures = _select(plain, "dataset.structures") or []
+    structures = [structures] if isinstance(structures, str) else structures
+    names = _select(plain, "metrics.names")
+    valid = [f"val/{name}/{of}" for name in (names if isinstance(names, list) else []) for of in ("mean", *structures)]
+    monitor = _select(plain, "trainer.monitor")
+    return [] if monitor in valid else [f"trainer.monitor={monitor}: use one of {', '.join(valid)}"]

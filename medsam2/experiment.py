@@ -22,12 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from medsam2.config import environment_path, identity, run_id
 from medsam2.config_check import ConfigError, check
-from medsam2.runs import RunDirectory, RunDirectoryError
+from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, write_atomic
 from medsam2.tracking.base import RunInfo, Tracker
 
 if TYPE_CHECKING:
     from medsam2.data.records import Dataset
-    from medsam2.tasks.parts import Parts
+    from medsam2.tasks.parts import Outcome, Parts
 
 log = logging.getLogger("medsam2")
 
@@ -53,6 +53,7 @@ def run(cfg: DictConfig) -> float:
     except Exception as error:
         _explain(error)
         if _in_sweep():
+            _leave_word(cfg, directory, error)
             return math.nan
         raise SystemExit(1) from None
 
@@ -81,33 +82,35 @@ def finished_value(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig, directory: RunDirectory) -> float:
-    # a run whose config cannot be changed by resolving is what gets stored: the config as it was used
     config = OmegaConf.to_yaml(cfg, resolve=True)
-    directory.open(run_id(cfg), config, fresh=bool(cfg.force))
-    tracker = build_tracker(cfg)
-    with _log_file(directory.path / "run.log"):
-        start = time.time()
-        try:
-            dataset = _build_dataset(cfg, directory)
-            directory.update(
-                mlflow_run_id=tracker.start(_run_info(cfg, directory)) or directory.status().get("mlflow_run_id")
-            )
-            directory.update(state="running")
-            outcome = instantiate(cfg.task)(build_parts(cfg, dataset, directory, tracker))
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-            _record_failure(directory, state, error)
+    with directory.claim():
+        directory.open(run_id(cfg), config, fresh=bool(cfg.force))
+        tracker = build_tracker(cfg)
+        with _log_file(directory.path / "run.log"):
+            start = time.time() - directory.status().get("seconds", 0.0)
+            try:
+                outcome = _do_task(cfg, directory, tracker)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+                _record_failure(directory, state, error, time.time() - start)
+                tracker.log_files(directory.path)
+                tracker.finish(state)
+                raise
+            seconds = time.time() - start
+            directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
+            log.info("finished in %.0f s: %s", seconds, summary_line(directory))
             tracker.log_files(directory.path)
-            tracker.finish(state)
-            if state == "interrupted":
-                log.warning("interrupted; the same command goes on from the last checkpoint in %s", directory.path)
-            raise
-        seconds = directory.status().get("seconds", 0.0) + time.time() - start
-        directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
-        log.info("finished in %.0f s: %s", seconds, summary_line(directory))
-        tracker.log_files(directory.path)
-        tracker.finish("finished")
+            tracker.finish("finished")
     return outcome.value
+
+
+def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker) -> Outcome:
+    dataset, splits = _build_dataset(cfg, directory)
+    tracker_id = tracker.start(_run_info(cfg, directory, splits)) or directory.status().get("mlflow_run_id")
+    directory.update(state="running", mlflow_run_id=tracker_id)
+    task = instantiate(cfg.task)
+    outcome: Outcome = task(build_parts(cfg, dataset, directory, tracker))
+    return outcome
 
 
 def summary_line(directory: RunDirectory) -> str:
@@ -126,8 +129,9 @@ def build_tracker(cfg: DictConfig) -> Tracker:
     return tracker
 
 
-def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> Dataset:
-    from medsam2.data.splits import check_disjoint, save_split
+def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, str]:
+    """The dataset, with its split checked and stored, and the hash of that split."""
+    from medsam2.data.splits import check_disjoint, save_split, split_hash
 
     dataset: Dataset = instantiate(cfg.dataset)
     records = dataset.records()
@@ -140,20 +144,22 @@ def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> Dataset:
     if not all(counts.values()):
         raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); each of the three needs some")
     log.info("%s: %s cases; %s", dataset.name, counts, ", ".join(dataset.structures))
-    return dataset
+    return dataset, split_hash(records)
 
 
-def _run_info(cfg: DictConfig, directory: RunDirectory) -> RunInfo:
+def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
+    status = directory.status()
+    tags = {"run_dir": str(directory.path), "data_fingerprint": status["data"]}
     return RunInfo(
         run_id=cfg.run_id,
         name=f"{cfg.model.name} {cfg.dataset.name} seed {cfg.seed} ({cfg.run_id})",
         study=cfg.study,
         params=identity(cfg),
-        tags={"run_dir": str(directory.path)} | ({"in_sweep": cfg.sweep.id} if cfg.sweep.id else {}),
+        tags=tags | ({"in_sweep": cfg.sweep.id} if cfg.sweep.id else {}),
         dataset=cfg.dataset.name,
-        data_fingerprint=directory.status()["data"],
+        split_hash=splits,
         parent_run_id=cfg.sweep.parent_run_id,
-        known_id=directory.status().get("mlflow_run_id"),
+        known_id=status.get("mlflow_run_id"),
     )
 
 
@@ -174,8 +180,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
     method = instantiate(cfg.method)(model=_build_model(cfg), loss=instantiate(cfg.loss))
     method.to(runtime.device)
-    directory.update(device=runtime.device, dtype=str(runtime.dtype).removeprefix("torch."))
-    log.info("computing on %s in %s", runtime.device, directory.status()["dtype"])
+    directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
     optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
     prompt, transforms = instantiate(cfg.prompt), instantiate(cfg.transforms)
     cases = PromptedCases(
@@ -240,10 +245,34 @@ def _log_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _record_failure(directory: RunDirectory, state: str, error: BaseException) -> None:
+def _record_failure(directory: RunDirectory, state: str, error: BaseException, seconds: float) -> None:
+    """Status, traceback and a line in the log; a full disk must not hide the error that is being recorded."""
     text = "".join(traceback.format_exception(error))
-    (directory.path / "error.txt").write_text(text)
-    directory.update(state=state, error=f"{type(error).__name__}: {error}")
+    if state == "interrupted":
+        log.warning("interrupted; the same command goes on from the last checkpoint in %s", directory.path)
+    else:
+        log.debug("%s", text)
+    try:
+        directory.update(state=state, error=f"{type(error).__name__}: {error}", seconds=seconds)
+        write_atomic(directory.path / "error.txt", text)
+    except OSError as full:
+        log.error("the failure could not be recorded in %s: %s", directory.path, full)
+
+
+def _leave_word(cfg: DictConfig, directory: RunDirectory, error: Exception) -> None:
+    """Records why a job of a sweep did not even start, for the sweep to name; results and other runs stay."""
+    status = directory.status()
+    if (
+        isinstance(error, RunBusy)
+        or status["state"] in ("finished", "failed")
+        or status.get("run_id", cfg.run_id) != cfg.run_id
+    ):
+        return
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.update(run_id=cfg.run_id, state="failed", error=f"{type(error).__name__}: {error}")
+    except OSError as full:
+        log.error("the failure could not be recorded in %s: %s", directory.path, full)
 
 
 def _explain(error: Exception) -> None:

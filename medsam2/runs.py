@@ -13,16 +13,23 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 PACKAGES = ("torch", "monai", "hydra-core", "omegaconf", "mlflow", "numpy", "pandas", "pillow", "scipy")
 
 
 class RunDirectoryError(ValueError):
     """A run directory that cannot be used: it belongs to another run or was made from other data."""
+
+
+class RunBusy(RunDirectoryError):
+    """Another process is computing this very run."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -62,6 +69,25 @@ class RunDirectory:
         status = self.status() | entries | {"updated": time.time()}
         write_atomic(self.path / "status.json", json.dumps(status, indent=1))
 
+    @contextmanager
+    def claim(self, wait: float = 10.0) -> Iterator[None]:
+        """Holds the run for this process; the operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RunBusy: another process holds it and does not end within `wait` seconds.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout:
+            pid = self.status().get("pid")
+            raise RunBusy(f"run_dir={self.path}: is being computed by process {pid}; wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def open(self, run_id: str, config: str, fresh: bool) -> None:
         """Prepares the directory for run `run_id`; `fresh` starts over.
 
@@ -100,6 +126,20 @@ class RunDirectory:
                 f"run_dir={self.path}: was made from other data (fingerprint {known}, now {fingerprint}); "
                 "use another paths.output_dir for the new data, or force=true to replace the run"
             )
+
+    def check_format(self, dtype: str, device: str) -> None:
+        """Notes where and in which number format a run is computed, and refuses to go on with it in another format.
+
+        Raises:
+            RunDirectoryError: the run began in another format, as `trainer.precision=auto` chooses by device.
+        """
+        known = self.status().get("dtype", dtype)
+        if known != dtype:
+            raise RunDirectoryError(
+                f"run_dir={self.path}: was computed in {known} on {self.status()['device']} so far, "
+                f"here it would go on in {dtype} on {device}; go on where it began, or start it again with force=true"
+            )
+        self.update(device=device, dtype=dtype)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Appends one line to metrics.jsonl: epoch, seconds since 1970, `phase/metric/structure` values."""

@@ -38,19 +38,23 @@ class Job:
         return RunDirectory(environment_path(self.cfg.run_dir))
 
 
-def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launch: Launch, batch_size: int | None = None) -> list[Any]:
+def run_sweep(
+    jobs: Sequence[Job], axes: Sequence[str], launch: Launch, batch_size: int | None = None, here: bool = True
+) -> list[Any]:
     """Runs what is not finished, then prints the table of all jobs and stores it beside the runs.
 
     Args:
         axes: the swept keys; they become the rows of the table, except seed (averaged) and dataset (columns).
         launch: a Hydra launcher's `launch(overrides, initial_job_idx)`.
         batch_size: jobs given to the launcher at a time, None for all.
+        here: whether the jobs run on this machine; elsewhere, each checks for itself that its device is there.
 
     Raises:
         SystemExit: 1 if a job failed or its config is wrong, 130 if interrupted; the table comes first.
     """
     jobs = _unique(jobs)
-    waiting = _check_all(jobs)
+    waiting = _check_all(jobs, here)
+    started = time.time()
     folder, parent = _open(jobs, axes, waiting=bool(waiting))
     log.info("sweep %s: %d jobs, %d finished before", folder.name, len(jobs), len(jobs) - len(waiting))
     results: list[Any] = []
@@ -63,7 +67,7 @@ def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launch: Launch, batch_si
     except KeyboardInterrupt:
         code = 130
     finally:
-        failed = _report(jobs, axes, folder, parent, interrupted=code == 130)
+        failed = _report(jobs, [job for job in waiting if job.cfg.force], started, axes, folder, parent)
     if code or failed:
         raise SystemExit(code or 1)
     return results
@@ -73,11 +77,15 @@ def _unique(jobs: Sequence[Job]) -> list[Job]:
     """Each run identity once, in order: combinations that compose to the same run are one run."""
     first: dict[str, Job] = {}
     for job in jobs:
-        first.setdefault(str(job.directory.path), job)
+        first.setdefault(job.cfg.run_id, job)
+    folders = {job.directory.path for job in first.values()}
+    if len(folders) < len(first):
+        log.error("run_dir: %d different runs would share %d folders; leave run_dir out", len(first), len(folders))
+        raise SystemExit(1)
     return list(first.values())
 
 
-def _check_all(jobs: Sequence[Job]) -> list[Job]:
+def _check_all(jobs: Sequence[Job], here: bool) -> list[Job]:
     """The jobs still to be run. Nothing starts while one of them is wrong; a problem is named once, with its jobs."""
     waiting, problems = [], dict[str, list[str]]()
     for job in jobs:
@@ -85,7 +93,7 @@ def _check_all(jobs: Sequence[Job]) -> list[Job]:
             if finished_value(job.cfg) is not None:
                 continue
             waiting.append(job)
-            check(job.cfg)
+            check(job.cfg, here)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(" ".join(job.overrides))
@@ -104,7 +112,7 @@ def _open(jobs: Sequence[Job], axes: Sequence[str], waiting: bool) -> tuple[Path
     sweep_id = hashlib.sha256("".join(sorted(j.cfg.run_id for j in jobs)).encode()).hexdigest()[:10]
     folder = environment_path(cfg.paths.output_dir) / "sweeps" / sweep_id
     manifest = folder / "manifest.json"
-    if manifest.exists() and not waiting:
+    if not waiting and manifest.exists() and json.loads(manifest.read_text()).get("state") == "finished":
         return folder, None  # nothing will be added to the parent run
     name = "sweep " + " × ".join(axes or ["single"]) + f" ({sweep_id})"
     parent = build_tracker(cfg).open_sweep(sweep_id, cfg.study, name, tags={"axes": ", ".join(axes)})
@@ -115,14 +123,16 @@ def _open(jobs: Sequence[Job], axes: Sequence[str], waiting: bool) -> tuple[Path
     return folder, parent
 
 
-def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str | None, interrupted: bool) -> bool:
+def _report(
+    jobs: Sequence[Job], forced: Sequence[Job], started: float, axes: Sequence[str], folder: Path, parent: str | None
+) -> bool:
     """Prints and stores the table; names what failed or did not finish. True if there is any such job."""
     from medsam2.results.table import build_table, print_table, save_table
 
-    frame = build_table([_table_run(job, axes) for job in jobs])
+    states = [(job, _status(job, since=started if job in forced else 0.0)) for job in jobs]
+    frame = build_table([_table_run(job, status, axes) for job, status in states])
     files = save_table(frame, folder)
     print_table(frame, title=f"sweep {folder.name}")
-    states = [(job, job.directory.status()) for job in jobs]
     failed = [(job, status) for job, status in states if status["state"] == "failed"]
     unfinished = [job for job, status in states if status["state"] not in ("failed", "finished")]
     for job, status in failed:
@@ -130,18 +140,27 @@ def _report(jobs: Sequence[Job], axes: Sequence[str], folder: Path, parent: str 
     for job in unfinished:
         log.warning("not finished: %s (the same command goes on with it)", " ".join(job.overrides))
     log.info("table: %s", folder / "table.csv")
+    state = "failed" if failed else "interrupted" if unfinished else "finished"
+    manifest = folder / "manifest.json"
+    write_atomic(manifest, json.dumps(json.loads(manifest.read_text()) | {"state": state}, indent=1))
     if parent:
-        state = "failed" if failed else "interrupted" if interrupted or unfinished else "finished"
         build_tracker(jobs[0].cfg).log_sweep(parent, files, state)
     return bool(failed or unfinished)
 
 
-def _table_run(job: Job, axes: Sequence[str]) -> SweepRun:
+def _status(job: Job, since: float) -> dict[str, Any]:
+    """The job's own status: neither that of another run in its folder, nor one from before `since`."""
+    status = job.directory.status()
+    if status.get("run_id") not in (None, job.cfg.run_id):
+        return {"state": "failed", "error": "its folder belongs to another run"}
+    return status if status.get("updated", 0.0) >= since else {"state": "new"}
+
+
+def _table_run(job: Job, status: dict[str, Any], axes: Sequence[str]) -> SweepRun:
     from medsam2.results.table import AVERAGED, SweepRun
 
     pairs = (o.lstrip("+").partition("=") for o in job.overrides)  # ~key has no value
     swept = {key: value for key, _, value in pairs if key in axes}
     if not set(swept) - set(AVERAGED):
         swept["model"] = job.cfg.model.name  # a row needs a name where only seeds or datasets vary
-    status = job.directory.status()
     return SweepRun(swept, job.cfg.dataset.name, job.cfg.seed, status["state"], status.get("metrics", {}))

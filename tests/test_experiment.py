@@ -154,7 +154,12 @@ def test_a_wrong_config_leaves_no_run(config: Compose, caplog: pytest.LogCapture
 
 @pytest.mark.usefixtures("in_sweep")
 def test_a_wrong_config_in_a_sweep_does_not_stop_the_others(config: Compose) -> None:
-    assert math.isnan(run(job(config, "task", "optim.lr=-1")[0]))
+    cfg, directory = job(config, "task", "optim.lr=-1")
+    assert math.isnan(run(cfg))
+    status = directory.status()
+    assert (status["state"], status["run_id"]) == ("failed", cfg.run_id)
+    assert "optim.lr=-1: must be a number > 0" in status["error"]
+    assert math.isnan(run(job(config, "task", "optim.lr=-1")[0]))  # and may be tried again
 
 
 def finished(config: Compose, *overrides: str, **entries: Any) -> DictConfig:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from medsam2.runs import RunDirectory, RunDirectoryError, git_revision, provenance, write_atomic
+from medsam2.config import PROJECT
+from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, git_revision, provenance, write_atomic
 
 
 @pytest.fixture
@@ -151,3 +154,33 @@ def test_revision_names_a_commit_or_says_unknown(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_revision() == "unknown"
     assert provenance()["revision"] == "unknown"
+
+
+def test_a_run_is_computed_by_one_process_at_a_time(directory: RunDirectory) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from medsam2.runs import RunDirectory
+with RunDirectory(Path({str(directory.path)!r})).claim():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunBusy, match="is being computed by process"), directory.claim(wait=0.1):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with directory.claim(wait=5):  # the claim of a process that was killed is gone
+        pass
+
+
+def test_a_run_does_not_go_on_in_another_number_format(directory: RunDirectory) -> None:
+    directory.check_format("bfloat16", "cuda")
+    directory.check_format("bfloat16", "cuda:1")
+    with pytest.raises(RunDirectoryError, match=r"bfloat16 on cuda:1 so far.*float32 on cpu.*force=true"):
+        directory.check_format("float32", "cpu")
+    assert directory.status()["dtype"] == "bfloat16"

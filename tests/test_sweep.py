@@ -261,3 +261,46 @@ def test_a_job_knows_its_directory(jobs: Callable[..., list[Job]]) -> None:
     assert isinstance(job.directory, RunDirectory)
     assert job.directory.path == Path(str(job.cfg.run_dir))
     assert job.directory.path.is_absolute()
+
+
+def test_another_runs_result_is_never_reported_as_ones_own(
+    jobs: Callable[..., list[Job]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (mine,) = jobs(f"seed=0 run_dir={tmp_path / 'mine'}")
+    finish(mine, 0.9)
+    (other,) = jobs(f"seed=7 run_dir={tmp_path / 'mine'}")
+    with pytest.raises(SystemExit):
+        run_sweep([other], ["seed"], Launcher([other], ends={"seed=7": "lost"}))
+    assert "belongs to another run" in caplog.text
+    assert table(tmp_path)[2] == "| sam2_nano | 0/1 |"
+
+
+def test_runs_that_would_share_a_folder_are_refused(
+    jobs: Callable[..., list[Job]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = jobs(*(f"seed={seed} run_dir={tmp_path / 'mine'}" for seed in (0, 1)))
+    launch = Launcher(both)
+    with pytest.raises(SystemExit):
+        run_sweep(both, ["seed"], launch)
+    assert launch.calls == []
+    assert "leave run_dir out" in caplog.text
+
+
+def test_a_forced_job_that_did_not_start_does_not_show_its_old_result(
+    jobs: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    (old,) = jobs("seed=0")
+    finish(old, 0.9)
+    (forced,) = jobs("seed=0 force=true")
+    with pytest.raises(SystemExit):
+        run_sweep([forced], ["seed"], Launcher([forced], ends={"seed=0": "lost"}))
+    assert table(tmp_path)[2] == "| sam2_nano | 0/1 |"
+
+
+def test_the_device_is_looked_for_where_the_jobs_run(jobs: Callable[..., list[Job]]) -> None:
+    gpu = jobs("seed=0 device=cuda:7")
+    with pytest.raises(SystemExit):
+        run_sweep(gpu, ["seed"], Launcher(gpu))
+    launch = Launcher(gpu)
+    run_sweep(gpu, ["seed"], launch, here=False)
+    assert len(launch.calls) == 1

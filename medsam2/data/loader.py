@@ -64,6 +64,7 @@ class PromptedCases(TorchDataset[Sample]):
         self.transforms = transforms
         self.training = training
         self.epoch = 0
+        self.pictures = False  # native images are large; they travel only where something is drawn
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of samples asked for by index alone."""
@@ -80,7 +81,7 @@ class PromptedCases(TorchDataset[Sample]):
         return self._sample(case, epoch if self.training else None)
 
     def _sample(self, case: Case, epoch: int | None) -> Sample:
-        picture = None if self.training else np.round(case.image * 255).astype(np.uint8)
+        picture = np.round(case.image * 255).astype(np.uint8) if self.pictures else None
         objects, targets = [], []
         for structure in self.dataset.structures:
             if not case.labels[structure].any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from medsam2.runs import write_atomic
 
 AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
 COLUMNS = {  # metric key -> heading
@@ -64,9 +65,7 @@ def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
     body = "".join("| " + " | ".join(row) + " |\n" for row in cells)
     files = {"table.csv": frame.to_csv(index=False, float_format="%.6g"), "table.md": head + body}
     for name, text in files.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        os.replace(temporary, folder / name)
+        write_atomic(folder / name, text)
     return [folder / name for name in files]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """`value` is what a search may maximise (never a test score); `metrics` are `phase/metric/structure`."""
+    """`value` is what a search may maximise: of a training run a val score; `metrics` are `phase/metric/structure`."""
 
     value: float
     metrics: dict[str, float]
@@ -78,10 +78,14 @@ class Parts:
     def loader(self, cases: PromptedCases) -> DataLoader[Sample]:
         return build_loader(cases, self.batch_size, self.num_workers, shuffle=False, seed=self.seed)
 
+    def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
+        """The rows of a phase with the method as it is now."""
+        name = self.prompt.name
+        return self.evaluator.evaluate(self.method, loader, phase, name, self.runtime.device, self.runtime.autocast)
+
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
         """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""
-        name = self.prompt.name
-        rows = self.evaluator.evaluate(self.method, loader, phase, name, self.runtime.device, self.runtime.autocast)
+        rows = self.rows(loader, phase)
         save_rows(rows, self.directory.rows, phase)
         summary = summarise(rows, phase)
         self.logger.log_metrics(summary, epoch)
@@ -91,6 +95,7 @@ class Parts:
         """Pictures of the worst, median and best case per structure, predicted once more."""
         from medsam2.data.loader import collate
 
+        cases.pictures = True
         metric = self.evaluator.names[0]
         position = {record.case_id: i for i, record in enumerate(cases.records)}
         for rank, row in choose_cases(rows, metric):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from medsam2.evaluation.rows import load_rows, summarise
+from medsam2.evaluation.rows import load_rows, save_rows, summarise
 from medsam2.tasks.parts import Outcome, Parts
 from medsam2.training.checkpoint import Checkpoints
 
@@ -21,13 +21,9 @@ def train(parts: Parts) -> Outcome:
     val_loader = parts.loader(parts.cases("val"))
 
     def validate(epoch: int) -> Mapping[str, float]:
-        _, summary = parts.score(val_loader, "val", epoch)
-        log.info(
-            "epoch %d: %s %.4f",
-            epoch,
-            parts.trainer.monitor,
-            summary.get(parts.trainer.monitor, float("nan")),
-        )
+        summary = summarise(parts.rows(val_loader, "val"), "val")
+        parts.logger.log_metrics(summary, epoch)
+        log.info("epoch %d: %s %.4f", epoch, parts.trainer.monitor, summary.get(parts.trainer.monitor, float("nan")))
         return summary
 
     checkpoints = Checkpoints(parts.directory.checkpoints, parts.run_id)
@@ -42,6 +38,7 @@ def train(parts: Parts) -> Outcome:
         parts.logger,
     )
     parts.method.model.load_state_dict(checkpoints.load_best())
+    save_rows(parts.rows(val_loader, "val"), parts.directory.rows, "val")  # of the epoch that was chosen
     test_cases = parts.cases("test")
     rows, test = parts.score(parts.loader(test_cases), "test", progress.best_epoch)
     if parts.evaluator.overlays:

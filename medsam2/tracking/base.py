@@ -18,7 +18,7 @@ class RunInfo:
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     dataset: str
-    data_fingerprint: str
+    split_hash: str
     parent_run_id: str | None = None
     known_id: str | None = None  # the tracker's own id of this run, from an earlier attempt
 

@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMS_PER_CALL = 100  # the REST interface takes no more
+METRICS_PER_CALL = 1000
 STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-FILES = ("config.yaml", "provenance.json", "metrics.jsonl", "split.csv", "run.log")
+FILES = ("config.yaml", "provenance.json", "status.json", "metrics.jsonl", "split.csv", "run.log", "error.txt")
 
 
 def _never_fails(method: F) -> F:
@@ -37,9 +38,12 @@ def _never_fails(method: F) -> F:
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            self.down = True
+            first, self.down, self.warned = not self.warned, True, True
             reason = (str(error).strip() or repr(error)).splitlines()[0]
-            log.warning("MLflow store %s: %s. The run goes on without it; its directory has it all.", self.uri, reason)
+            if first:
+                log.warning(
+                    "MLflow store %s: %s. The run goes on without it; its directory has it all.", self.uri, reason
+                )
             return None
 
     return guarded  # type: ignore[return-value]
@@ -58,9 +62,11 @@ class MlflowTracker:
         self.output_dir = output_dir
         self.uri = uri or f"sqlite:///{output_dir}/mlflow.db"
         self.artifacts = artifacts
-        self.down = False
+        self.down = self.warned = False
         self._run: str | None = None
         self._client: MlflowClient | None = None
+        self._waiting: list[tuple[str, float, int, int]] = []  # (key, value, time, epoch) the store does not have yet
+        self._stored: dict[str, set[int]] | None = None  # epochs by key that an earlier attempt logged
 
     @property
     def client(self) -> MlflowClient:
@@ -94,17 +100,35 @@ class MlflowTracker:
             self._log_dataset(run_id, info)
         else:
             self.client.update_run(run_id, status="RUNNING")
+            if info.parent_run_id:
+                self.client.set_tag(run_id, "mlflow.parentRunId", info.parent_run_id)
+            self._stored = {}
         self._run = run_id
         return run_id
 
-    @_never_fails
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        now = int(time.time() * 1000)
+        self._waiting += [(k, v, now, epoch) for k, v in metrics.items() if math.isfinite(v)]
+        self._send()
+
+    @_never_fails
+    def _send(self) -> None:
+        """Logs what waits. An epoch that an earlier attempt logged is not logged twice: it was computed again."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
-        if self._run and finite:
-            self.client.log_batch(self._run, metrics=[Metric(k, v, now, epoch) for k, v in finite.items()])
+        if self._run is None:
+            return
+        new = [Metric(*entry) for entry in self._waiting if entry[3] not in self._stored_epochs(entry[0])]
+        for i in range(0, len(new), METRICS_PER_CALL):
+            self.client.log_batch(self._run, metrics=new[i : i + METRICS_PER_CALL])
+        self._waiting = []
+
+    def _stored_epochs(self, key: str) -> set[int]:
+        if self._stored is None or self._run is None:
+            return set()
+        if key not in self._stored:
+            self._stored[key] = {m.step for m in self.client.get_metric_history(self._run, key)}
+        return self._stored[key]
 
     @_never_fails
     def log_files(self, folder: Path) -> None:
@@ -117,10 +141,15 @@ class MlflowTracker:
             if (folder / name).is_dir():
                 self.client.log_artifacts(self._run, str(folder / name), artifact_path=name)
 
-    @_never_fails
     def finish(self, state: str) -> None:
         if self._run:
-            self.client.set_terminated(self._run, status=STATES[state])
+            self._client, self.down = None, False  # a store that failed once gets a last chance
+            self._send()
+            self._close(self._run, state)
+
+    @_never_fails
+    def _close(self, run: str, state: str) -> None:
+        self.client.set_terminated(run, status=STATES[state])
 
     @_never_fails
     def open_sweep(self, sweep_id: str, study: str, name: str, tags: Mapping[str, str]) -> str | None:
@@ -129,6 +158,7 @@ class MlflowTracker:
         if known:
             return str(known[0].info.run_id)
         run = self.client.create_run(experiment, run_name=name, tags=dict(tags) | {"sweep_id": sweep_id})
+        self.client.set_terminated(run.info.run_id)  # at once: nothing is left open if the head dies
         return str(run.info.run_id)
 
     @_never_fails
@@ -173,7 +203,7 @@ class MlflowTracker:
         from mlflow.entities import DatasetInput, InputTag
 
         source = CodeDatasetSource(tags={"dataset": info.dataset})
-        dataset = MetaDataset(source=source, name=info.dataset, digest=info.data_fingerprint)
+        dataset = MetaDataset(source=source, name=info.dataset, digest=info.split_hash)
         entity = dataset._to_mlflow_entity()
         self.client.log_inputs(
             run_id, [DatasetInput(entity, tags=[InputTag("mlflow.data.context", "train, val, test")])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ class Progress:
     best_epoch: int = 0
     epoch_loss: float = 0.0  # sum over the objects of the unfinished epoch
     epoch_objects: int = 0
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 class CheckpointError(ValueError):

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite. The weights of the last optimiser step are untouched by it."""
+    """The loss or its gradient became NaN or infinite. The weights are those of the last optimiser step."""
 
 
 class Logger(Protocol):
@@ -216,7 +216,7 @@ class _Fit:
             progress.epoch_loss += value * len(batch.objects)
             progress.epoch_objects += len(batch.objects)
         if steps:
-            self._step()
+            self._step(batch, progress)
             # only here: gradients that are still being accumulated are in no checkpoint
             if time.monotonic() - self.saved > 60 * self.trainer.checkpoint_minutes:
                 self.save(progress)
@@ -227,11 +227,15 @@ class _Fit:
         first = (batch - 1) // size * size
         return min(size, total - first)
 
-    def _step(self) -> None:
+    def _step(self, batch: Batch, progress: Progress) -> None:
         if any(p.grad is not None for p in self.parameters):  # none where every batch of the step was without objects
-            if self.trainer.clip_norm is not None:
-                self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.parameters, self.trainer.clip_norm)
+            self.scaler.unscale_(self.optimizer)
+            norm = float(clip_grad_norm_(self.parameters, self.trainer.clip_norm or math.inf))
+            if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step by itself
+                raise NonFiniteLoss(
+                    f"the gradient's norm is {norm} in epoch {progress.epoch + 1}, batch {progress.batch} "
+                    f"(last cases {', '.join(batch.case_ids)}); lower optim.lr or use trainer.precision=fp32"
+                )
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.scheduler.step()

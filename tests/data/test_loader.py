@@ -118,8 +118,11 @@ def test_prompts_of_unequal_length_are_padded() -> None:
     assert torch.equal(batch.point_coords[2, :2], samples[1].point_coords[0])
 
 
-def test_native_pixels_travel_only_for_evaluation() -> None:
-    info = prompted()[0].objects[0]
+def test_native_labels_travel_for_evaluation_and_native_images_where_something_is_drawn() -> None:
+    assert prompted()[0].objects[0].image is None
+    drawn = prompted()
+    drawn.pictures = True
+    info = drawn[0].objects[0]
     assert info.label is not None
     assert info.image is not None
     assert info.label.shape == (20, 30)

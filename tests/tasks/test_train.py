@@ -96,10 +96,10 @@ def test_the_order_of_a_run(build: Build) -> None:
     best = int(train(parts).metrics["best/epoch"])
     epochs = [(0, "zero_shot"), (0, "val"), (1, "train"), (1, "val"), (2, "train"), (2, "val")]
     assert phases(parts) == [*epochs, (best, "test")]
-    # test before training and after it, once each; val after every epoch
+    # test before training and after it, once each; val after every epoch, and for the rows of the chosen one
     asked = parts.method.asked  # type: ignore[attr-defined]
     test, val = [f"test{i}" for i in range(3)], [f"val{i}" for i in range(3)]
-    assert asked == test + 3 * val + test
+    assert asked == test + 3 * val + val + test
 
 
 def test_the_outcome_is_the_best_val_score_and_test_is_scored_with_those_weights(build: Build) -> None:
@@ -118,6 +118,7 @@ def test_the_outcome_is_the_best_val_score_and_test_is_scored_with_those_weights
     assert outcome.metrics["test/dice/mean"] == pytest.approx(rows(parts, "test")["dice"].mean())
     assert outcome.metrics["zero_shot/dice/mean"] == pytest.approx(rows(parts, "zero_shot")["dice"].mean())
     assert outcome.metrics["test/dice/mean"] > outcome.metrics["zero_shot/dice/mean"] + 0.2
+    assert rows(parts, "val")["dice"].mean() == pytest.approx(val[best])  # of the chosen epoch, not of the last
     assert not any(key.startswith("val/") for key in outcome.metrics)
 
 

@@ -26,7 +26,7 @@ INFO = RunInfo(
     params={"seed": 0, "optim.betas": [0.9, 0.999], "model.checkpoint": None, "trainer.monitor": "val/dice/mean"},
     tags={"run_dir": "/somewhere"},
     dataset="blobs",
-    data_fingerprint="0123456789abcdef",
+    split_hash="0123456789abcdef",
 )
 
 
@@ -138,6 +138,7 @@ def test_a_resumed_run_keeps_its_id(tracker: MlflowTracker, store: Path) -> None
     again = MlflowTracker(store)
     assert start(again, replace(INFO, known_id=run)) == run
     assert again.client.get_run(run).info.status == "RUNNING"
+    again.log_metrics({"val/dice/mean": 0.25}, 0)  # computed again after the last checkpoint
     again.log_metrics({"val/dice/mean": 0.5}, 1)
     again.finish("finished")
     stored = again.client.get_run(run)
@@ -244,6 +245,39 @@ def test_a_store_that_becomes_unwritable(tmp_path: Path, store: Path, caplog: py
     assert len(said(caplog)) == 1
 
 
+def test_a_store_that_failed_once_gets_what_it_missed_at_the_end(
+    tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "mlflow.db"
+    copy.write_bytes((store / "mlflow.db").read_bytes())
+    tracker = MlflowTracker(tmp_path)
+    run = start(tracker)
+    with sqlite3.connect(copy) as connection:
+        connection.execute("alter table metrics rename to elsewhere")
+    tracker.log_metrics({"val/dice/mean": 0.25}, 0)
+    with sqlite3.connect(copy) as connection:
+        connection.execute("alter table elsewhere rename to metrics")
+    tracker.log_metrics({"val/dice/mean": 0.5}, 1)
+    tracker.finish("finished")
+    assert len(said(caplog)) == 1
+    assert tracker.client.get_run(run).info.status == "FINISHED"
+    history = tracker.client.get_metric_history(run, "val/dice/mean")
+    assert sorted((m.step, m.value) for m in history) == [(0, 0.25), (1, 0.5)]
+
+
+def test_a_run_that_goes_on_in_a_sweep_becomes_its_child(tracker: MlflowTracker, store: Path) -> None:
+    run = start(tracker)
+    again = MlflowTracker(store)
+    start(again, replace(INFO, known_id=run, parent_run_id="f" * 32))
+    assert again.client.get_run(run).data.tags["mlflow.parentRunId"] == "f" * 32
+
+
+def test_a_parent_is_not_left_open(store: Path) -> None:
+    tracker = MlflowTracker(store)
+    parent = tracker.open_sweep("s3", "a study", "sweep", {})
+    assert tracker.client.get_run(str(parent)).info.status == "FINISHED"
+
+
 @pytest.mark.slow
 def test_a_store_that_is_locked(tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
@@ -254,12 +288,13 @@ def test_a_store_that_is_locked(tmp_path: Path, store: Path, caplog: pytest.LogC
     tracker.log_metrics({"val/dice/mean": 0.5}, 0)
     begin = time.monotonic()
     tracker.log_metrics({"val/dice/mean": 0.5}, 1)
-    tracker.finish("finished")
     assert time.monotonic() - begin < 1  # waits once, not for every call
     connection.execute("rollback")
+    tracker.finish("finished")
     (message,) = said(caplog)
     assert "locked" in message
-    assert MlflowTracker(tmp_path).client.get_run(run).info.status == "RUNNING"
+    assert tracker.client.get_run(run).info.status == "FINISHED"
+    assert [m.step for m in tracker.client.get_metric_history(run, "val/dice/mean")] == [0, 1]
 
 
 @pytest.mark.slow
