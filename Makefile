@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check bench ui clean
+.PHONY: help install run test test-slow check bench ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,8 +23,8 @@ run: install  ## compare two models on the embedded chest CT and print the table
 test: install  ## run the tests, less the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: install  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test-slow: install  ## run the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 check: install  ## lint, types, import layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # What cannot change a run's numbers. Everything else in the config is part of what the run is.
 NOT_IDENTITY = {
     "hydra", "paths", "tracking", "sweep", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
-    "study", "dataset.root", "trainer.checkpoint_minutes", "trainer.detect_anomaly", "metrics.overlays",
+    "study", "dataset.root", "trainer.checkpoint_minutes", "metrics.overlays",
 }  # fmt: skip
 
 

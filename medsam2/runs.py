@@ -1,6 +1,6 @@
 """A run's directory: the one place where the truth about a run is kept. Everything else is a view of it.
 
-config.yaml  provenance.json  status.json  metrics.jsonl  split.csv  run.log
+config.yaml  provenance.json  status.json  metrics.jsonl  split.csv  run.log  (error.txt)
 rows/PHASE.csv, .parquet      checkpoints/last.pt, best.pt           pictures/PHASE/*.png
 """
 

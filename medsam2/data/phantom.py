@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     what = f"{args.train} training and {args.test} test cases of {args.size}×{args.size} pixels"
     print(f"{target}: {what}, {NUM_RATERS} raters each{' (was there already)' if existed else ''}")
-    print(f"Next: python run.py dataset=refuge paths.data_root={args.folder.resolve()}")
+    print(f"Next: python run.py dataset=refuge dataset.name=refuge_phantom paths.data_root={args.folder.resolve()}")
     return 0
 
 

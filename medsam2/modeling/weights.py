@@ -51,7 +51,7 @@ def missing_checkpoint_message(path: str | Path) -> str:
     name = path.name if "hiera_" in path.name else "sam2.1_hiera_{tiny,small,base_plus,large}.pt"
     return (
         f"model.checkpoint={path} does not exist. Released weights: download {RELEASE_URL}/{folder}/{name} into "
-        f"{path.parent} (paths.checkpoint_dir); model.checkpoint=null starts from random weights"
+        "paths.checkpoint_dir; model.checkpoint=null starts from random weights"
     )
 
 
@@ -77,11 +77,13 @@ def _read_pickle(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is damaged, or holds objects other than tensors, which could run code: not loaded. "
+            f"model.checkpoint={path} is damaged, or holds objects that could run code: not loaded. "
             "Download it again, or save model.state_dict() alone"
         ) from error
     except Exception as error:  # damaged bytes make the unpickler raise almost anything
-        raise ValueError(f"{path} is damaged or incomplete ({error!r}). Download it again") from error
+        raise ValueError(
+            f"model.checkpoint={path} is no checkpoint, or a damaged one ({error!r}); get it again"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
 def print_table(frame: pd.DataFrame, title: str) -> None:
     """The table on the terminal: mean ± sd over seeds (n)."""
     rows = _display(frame)
-    table = Table(title=title)
+    table = Table()
     for column in rows.columns:
         measured = column not in frame.columns
         heading = str(column).replace(" ", "\n", 1) if measured else str(column)  # the dataset above its metric
@@ -81,7 +81,8 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
         table.add_row(*(escape(str(value)) for value in row))  # [cup] is a value, not a style
     # a log file has no width of its own: the table must not be folded there
     console = Console()
-    Console(width=None if console.is_terminal else 160).print(table)
+    console = Console(width=None if console.is_terminal else 160)
+    console.print(title, table, sep="\n")
 
 
 def _present(runs: Sequence[SweepRun]) -> dict[str, str]:

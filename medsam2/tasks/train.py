@@ -44,6 +44,9 @@ def train(parts: Parts) -> Outcome:
     if parts.evaluator.overlays:
         parts.draw(test_cases, rows, "test")
     best = {"best/epoch": float(progress.best_epoch), f"best/{parts.trainer.monitor}": progress.best}
+    parts.logger.log_metrics(best, progress.best_epoch)
+    if progress.best_epoch == 0:
+        log.warning("best epoch is 0: training did not improve %s over the model as it came", parts.trainer.monitor)
     return Outcome(progress.best, zero_shot | best | test)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,3 +150,16 @@ MEDICAL_SAM2 = {
 @pytest.mark.parametrize(("key", "value"), MEDICAL_SAM2.items(), ids=list(MEDICAL_SAM2))
 def test_medical_sam2_refuge_is_the_original_command(key: str, value: object) -> None:
     assert OmegaConf.select(compose("config", overrides=["experiment=medical_sam2_refuge"]), key) == value
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/configuration.md"])
+def test_documents_name_choices_that_exist(file: str) -> None:
+    """Every `group=choice` of the documents, in code or in a table, is one the tree has."""
+    known = groups()
+    for group, values in re.findall(r"(?<![\w./-])([a-z_/]+)=([a-z0-9_,]+)", (PROJECT / file).read_text()):
+        for value in values.split(",") if group in known else []:
+            assert value in {*known[group], "basic", "submitit_local"}, f"{file}: {group}={value}"
+
+
+def test_the_readme_has_no_blank_left_to_fill_in() -> None:
+    assert not re.search(r"\b[A-Z]+_[A-Z]+_[A-Z]+\b", (PROJECT / "README.md").read_text())

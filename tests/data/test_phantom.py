@@ -144,4 +144,4 @@ def test_the_command_says_what_to_run_next(tree: Path) -> None:
     command = [sys.executable, "-m", "medsam2.data.phantom", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     assert "3 training and 2 test cases of 96×96 pixels, 7 raters each (was there already)" in done.stdout
-    assert f"python run.py dataset=refuge paths.data_root={tree.parent}" in done.stdout
+    assert f"python run.py dataset=refuge dataset.name=refuge_phantom paths.data_root={tree.parent}" in done.stdout
