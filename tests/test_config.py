@@ -27,7 +27,6 @@ SAME = [
     ("+dataset.root=/elsewhere",),
     ("run_dir=/elsewhere",),
     ("trainer.checkpoint_minutes=1",),
-    ("trainer.detect_anomaly=true",),
     ("metrics.overlays=false",),
 ]
 OTHER = [

@@ -100,7 +100,14 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: 
     assert call(whole, *run).returncode == 0
 
     stopped = tmp_path / "stopped"
-    process = subprocess.Popen(command(stopped, *run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command(stopped, *run),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # a test runner in the background of a shell is started with SIGINT ignored, and so would be its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     _wait_for_epoch(stopped, 2)
     process.send_signal(kill)
     output, _ = process.communicate(timeout=60)
@@ -179,20 +186,9 @@ def test_evaluate_scores_without_training(tmp_path: Path) -> None:
 BAD = {  # what is typed -> what must be said
     "unknown choice": (["model=sam2_x"], ["Could not find 'model/sam2_x'", "sam2_nano"]),
     "misspelt key": (["optim.l=1"], ["optim.l", "Key 'l' is not in struct"]),
-    "misspelt key in a partial": (["+optim.beta=[0.9,0.9]"], ["optim.beta: unknown key", "did you mean optim.betas?"]),
-    "image size": (["image_size=200"], ["image_size=200: must be a multiple of 32: use 192 or 224"]),
     "several at once": (
         ["optim.lr=-1", "optim.betas=[0.9,1.0]", "model.mask_selection.thresh=2", "trainer.accumulate=0"],
         ["4 problems", "optim.lr=-1", "optim.betas=[0.9, 1.0]", "mask_selection.thresh=2", "trainer.accumulate=0"],
-    ),
-    "no such device": (["device=cuda"], ["device=cuda", "sees no CUDA GPU", "device=auto"]),
-    "no checkpoint": (
-        ["model=sam2_t", "paths.checkpoint_dir=/nowhere"],
-        ["/nowhere/sam2.1_hiera_tiny.pt does not exist", "https://dl.fbaipublicfiles.com", "model.checkpoint=null"],
-    ),
-    "no dataset": (
-        ["dataset=refuge", "paths.data_root=/nowhere"],
-        ["/nowhere/REFUGE", "Training-400", "paths.data_root", "python -m medsam2.data.phantom refuge"],
     ),
 }
 
@@ -202,10 +198,9 @@ def test_a_mistake_is_explained_before_any_work(tmp_path: Path, arguments: list[
     _refused(tmp_path, arguments, said)
 
 
-@pytest.mark.parametrize("mistake", ["image size", "no dataset"])
-def test_a_sweep_starts_nothing_while_a_job_is_wrong(tmp_path: Path, mistake: str) -> None:
-    arguments, said = BAD[mistake]
-    _refused(tmp_path, ["-m", "seed=0,1", *arguments], said)
+def test_a_sweep_starts_nothing_while_a_job_is_wrong(tmp_path: Path) -> None:
+    said = ["image_size=200: must be a multiple of 32: use 192 or 224 [image_size=200 "]
+    _refused(tmp_path, ["-m", "image_size=128,200"], said)
 
 
 def _refused(output: Path, arguments: list[str], said: list[str]) -> None:

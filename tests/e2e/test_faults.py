@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -101,6 +102,43 @@ def test_a_finished_run_does_not_answer_for_other_data(
     with pytest.raises(SystemExit):
         run(config("dataset=refuge", f"paths.data_root={tmp_path / 'other'}", *QUICK))
     assert "was made from other data" in caplog.text
+
+
+BAD = {  # what is typed -> what must be said
+    "misspelt key in a partial": (["+optim.beta=[0.9,0.9]"], ["optim.beta: unknown key", "did you mean optim.betas?"]),
+    "image size": (["image_size=200"], ["image_size=200: must be a multiple of 32: use 192 or 224"]),
+    "several at once": (
+        ["optim.lr=-1", "optim.betas=[0.9,1.0]", "model.mask_selection.thresh=2", "trainer.accumulate=0"],
+        ["4 problems", "optim.lr=-1", "optim.betas=[0.9, 1.0]", "mask_selection.thresh=2", "trainer.accumulate=0"],
+    ),
+    "no such device": (["device=cuda"], ["device=cuda", "sees no CUDA GPU", "device=auto"]),
+    "no checkpoint": (
+        ["model=sam2_t", "paths.checkpoint_dir=/nowhere"],
+        ["/nowhere/sam2.1_hiera_tiny.pt does not exist", "https://dl.fbaipublicfiles.com", "model.checkpoint=null"],
+    ),
+    "no dataset": (
+        ["dataset=refuge", "paths.data_root=/nowhere"],
+        ["/nowhere/REFUGE", "Training-400", "paths.data_root", "python -m medsam2.data.phantom refuge"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), BAD.values(), ids=BAD.keys())
+def test_a_mistake_is_explained_before_any_work(
+    config: Callable[..., DictConfig],
+    overrides: list[str],
+    said: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # also where the tests find a GPU
+    cfg = config(*overrides)
+    with pytest.raises(SystemExit) as stopped:
+        run(cfg)
+    assert stopped.value.code == 1
+    for words in said:
+        assert words in caplog.text
+    assert not Path(cfg.run_dir).exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(

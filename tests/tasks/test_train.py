@@ -95,7 +95,7 @@ def test_the_order_of_a_run(build: Build) -> None:
     parts = build(Recording(), max_epochs=2)
     best = int(train(parts).metrics["best/epoch"])
     epochs = [(0, "zero_shot"), (0, "val"), (1, "train"), (1, "val"), (2, "train"), (2, "val")]
-    assert phases(parts) == [*epochs, (best, "test")]
+    assert phases(parts) == [*epochs, (best, "test"), (best, "best")]
     # test before training and after it, once each; val after every epoch, and for the rows of the chosen one
     asked = parts.method.asked  # type: ignore[attr-defined]
     test, val = [f"test{i}" for i in range(3)], [f"val{i}" for i in range(3)]
@@ -162,7 +162,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(build: Build) -> N
         train(build(Killed(), max_epochs=1))
     parts = build(max_epochs=1)
     train(parts)
-    assert [phase for _, phase in phases(parts)] == ["zero_shot", "val", "train", "val", "test"]
+    assert [phase for _, phase in phases(parts)] == ["zero_shot", "val", "train", "val", "test", "best"]
 
 
 def test_pictures_of_the_worst_median_and_best_test_case(build: Build) -> None:
