@@ -21,10 +21,10 @@ run: install  ## compare two models on the embedded chest CT and print the table
 	$(BIN)/python run.py -m model=sam2_nano,sam2_micro experiment=ct_quick
 
 test: install  ## run the tests, less the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## run the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: install  ## lint, types, import layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

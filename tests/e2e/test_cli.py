@@ -93,7 +93,10 @@ def test_a_failing_job_is_named_and_leaves_the_others_alone(tmp_path: Path) -> N
     assert (table["optim.lr"].tolist(), table["runs"].tolist()) == ([1e30, 1e-3], ["0/1", "1/1"])
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize(
+    "kill",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path, kill: signal.Signals) -> None:
     run = [*QUICK, "trainer.max_epochs=4", "tracking=none"]
     whole = tmp_path / "whole"
@@ -156,6 +159,7 @@ def test_the_quick_run_beats_filling_the_box_by_a_margin(tmp_path: Path) -> None
     assert means["dice"] >= means["prompt_dice"] + 0.15
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     write_refuge(tmp_path / "data", train=6, test=2, size=128)
     sweep = ["-m", "model=sam2_nano,sam2_micro", "dataset=refuge", f"paths.data_root={tmp_path / 'data'}"]
