@@ -21,7 +21,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from medsam2.modeling.sam2 import SAM2, ImageFeatures
+from medsam2.modeling.sam import ImageFeatures
+from medsam2.modeling.sam2 import SAM2
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FORMAT = "sam2-goldens-v1"
