@@ -1,11 +1,26 @@
 """Small layers shared by the whole network. Parameter names are those of the released checkpoints."""
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+
+
+def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
+    """The function of a name, "relu" or "gelu" (the exact form); ValueError for another name."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r} is unknown: use {' or '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
+
+
+def get_clones(module: nn.Module, count: int) -> nn.ModuleList:
+    """`count` independent copies of a module, equal at the start."""
+    return nn.ModuleList(copy.deepcopy(module) for _ in range(count))
 
 
 class MLP(nn.Module):
@@ -48,7 +63,7 @@ class LayerNorm2d(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: in training a sample loses its residual branch with probability `rate` in [0, 1)."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         self.rate = rate
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from medsam2.modeling.layers import LayerNorm2d
 from medsam2.modeling.position import PositionEmbeddingRandom
 
-EMBED_STRIDE = 16  # pixels per token of the image embedding
 NUM_POINT_LABELS = 4  # 0 negative click, 1 positive click, 2 and 3 top-left and bottom-right corner of a box
 
 
@@ -17,23 +16,28 @@ def refresh_dense_pe(encoder: "PromptEncoder", _: object = None) -> None:
 
 
 class PromptEncoder(nn.Module):
-    """Encode prompts for image_size x image_size images; their embedding is n x n, n = image_size / 16.
+    """Encode prompts for image_size x image_size images; their embedding is n x n, n = image_size / embed_stride.
 
     `dense_pe`, 1 x embed_dim x n x n, encodes the embedding's grid. It is constant: a buffer that is not
     saved, moves with the module and is recomputed when a state dict is loaded.
 
     Args:
         embed_dim: channels of tokens and maps; mask_in_chans: channels inside the mask branch.
+        embed_stride: pixels per token of the image embedding (SAM 2: 16).
+        append_padding: a padding token follows the points, as in SAM 2; models trained on boxes alone know none.
     """
 
     dense_pe: Tensor
 
-    def __init__(self, embed_dim: int, image_size: int, mask_in_chans: int) -> None:
+    def __init__(
+        self, embed_dim: int, image_size: int, mask_in_chans: int, embed_stride: int, append_padding: bool
+    ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.embed_size = image_size // EMBED_STRIDE
+        self.embed_size = image_size // embed_stride
+        self.num_padding = int(append_padding)
         self.mask_size = 4 * self.embed_size
-        self.pe_layer = PositionEmbeddingRandom(embed_dim)
+        self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(NUM_POINT_LABELS))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.no_mask_embed = nn.Embedding(1, embed_dim)
@@ -79,14 +83,14 @@ class PromptEncoder(nn.Module):
             masks: N x 1 x 4n x 4n logits of an earlier prediction, or None.
 
         Returns:
-            sparse: N x (P + 1) x embed_dim, a padding token follows the points; no points: N (or 1) x 0 x ...
+            sparse: N x (P + 1) x embed_dim, the last a padding token (or P without); no points: N (or 1) x 0 x ...
             dense: N (or, without masks, 1) x embed_dim x n x n.
         """
         if point_coords is None or point_labels is None:
             weight = self.not_a_point_embed.weight
             sparse = weight.new_zeros((1 if masks is None else masks.shape[0], 0, weight.shape[1]))
         else:
-            coords = F.pad(point_coords, (0, 0, 0, 1))
-            labels = F.pad(point_labels, (0, 1), value=-1)
+            coords = F.pad(point_coords, (0, 0, 0, self.num_padding))
+            labels = F.pad(point_labels, (0, self.num_padding), value=-1)
             sparse = self.embed_points(coords, labels)
         return sparse, self.embed_masks(masks)

@@ -42,7 +42,7 @@ def fourier_value(x: float, y: float, wave: torch.Tensor) -> list[float]:
 @pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (0.25, 0.9), (1.0, 0.5)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_fourier_features_of_points(x: float, y: float, autocast: bool) -> None:
-    encoding = PositionEmbeddingRandom(8)
+    encoding = PositionEmbeddingRandom(4)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         value = encoding(torch.tensor([[x, y]]))
     expected = fourier_value(x, y, encoding.positional_encoding_gaussian_matrix)
@@ -51,7 +51,7 @@ def test_fourier_features_of_points(x: float, y: float, autocast: bool) -> None:
 
 
 def test_grid_encodes_pixel_centres() -> None:
-    encoding = PositionEmbeddingRandom(8)
+    encoding = PositionEmbeddingRandom(4)
     grid = encoding.grid(4)
     assert grid.shape == (1, 8, 4, 4)
     expected = fourier_value(3.5 / 4, 1.5 / 4, encoding.positional_encoding_gaussian_matrix)
