@@ -29,9 +29,9 @@ def select_closest_cond_frames(
         raise ValueError(f"max_cond_frames_in_attn={max_cond_frame_num}: use -1 for all frames, or at least 2")
     if max_cond_frame_num == -1 or len(cond_frame_outputs) <= max_cond_frame_num:
         return dict(cond_frame_outputs), {}
-    before = [t for t in cond_frame_outputs if t < frame_idx]
-    after = [t for t in cond_frame_outputs if t >= frame_idx]
-    nearest = [max(before)] * bool(before) + [min(after)] * bool(after)
+    before = sorted(t for t in cond_frame_outputs if t < frame_idx)
+    after = sorted(t for t in cond_frame_outputs if t >= frame_idx)
+    nearest = before[-1:] + after[:1]
     rest = sorted((t for t in cond_frame_outputs if t not in nearest), key=lambda t: abs(t - frame_idx))
     chosen = [*nearest, *rest][:max_cond_frame_num]
     unselected = {t: output for t, output in cond_frame_outputs.items() if t not in chosen}
