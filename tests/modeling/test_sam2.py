@@ -145,7 +145,14 @@ def test_bf16_autocast_stays_close(model: SAM2) -> None:
     torch.testing.assert_close(rough.iou_predictions, exact.iou_predictions, atol=0.02, rtol=0)
 
 
-SILENT = (  # after a box, one mask and no mask prompt
+SILENT = (  # after a box, one mask, no mask prompt and no memory
+    "memory_attention.",
+    "memory_encoder.",
+    "mask_downsample.",
+    "maskmem_tpos_enc",
+    "no_mem_pos_enc",
+    "no_obj_",
+    "obj_ptr_",
     "sam_prompt_encoder.mask_downscaling.",
     "sam_prompt_encoder.point_embeddings.0.",
     "sam_prompt_encoder.point_embeddings.1.",
