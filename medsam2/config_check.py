@@ -37,16 +37,23 @@ def check(cfg: DictConfig, here: bool = True) -> None:
         raise ConfigError(problems)
 
 
+def is_command(cfg: DictConfig) -> bool:
+    """Whether the task is called with its own arguments alone; a task with `_partial_` is given a run's parts."""
+    return not cfg.task.get("_partial_", False)
+
+
 def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
     """Everything wrong in a composed config, one line of text each; an empty list where all is well.
 
-    The device is looked for where the run is `here`, on this machine.
+    The device is looked for where the run is `here`, on this machine. Of a command only its own settings are built.
     """
     try:
         plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return [f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]
     unknown = unknown_keys(plain)
+    if is_command(cfg):
+        return unknown + range_problems(plain) + target_problems({"task": plain["task"]})
     targets = target_problems(plain)
     found = unknown + range_problems(plain) + targets + file_problems(plain)
     if here:
@@ -137,14 +144,26 @@ FREE_KEYS = {  # what nodes without a `_target_` may hold
         "variant",
         "release",
         "checkpoint",
+        "sha256",
+        "strict",
         "image_size",
         "mask_selection",
         "tuning",
         "network",
     },
     "model.mask_selection": {"dynamic", "delta", "thresh"},
-    "model.release": {"version", "file_prefix", "url"},
-    "model.tuning": {"trainable"},
+    "model.release": {
+        "version",
+        "file_prefix",
+        "url",
+        "size",
+        "sha256",
+        "add_tpos_enc_to_obj_ptrs",
+        "proj_tpos_enc_in_obj_ptrs",
+        "use_signed_tpos_enc_to_obj_ptrs",
+        "no_obj_embed_spatial",
+    },
+    "model.tuning": {"trainable", "lr", "max_epochs"},
     "paths": {"output_dir", "data_root", "checkpoint_dir"},
     "sweep": {"id", "parent_run_id"},
 }

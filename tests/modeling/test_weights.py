@@ -1,30 +1,33 @@
-"""Checkpoints: official-like files load, anything else is refused with the cure."""
+"""Checkpoints: files of every origin load, what does not fit is refused with the cure, code is never run."""
 
+import copy
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from medsam2.modeling.hf_names import to_hugging_face
 from medsam2.modeling.sam2 import SAM2
-from medsam2.modeling.weights import describe_checkpoint, load_checkpoint
+from medsam2.modeling.weights import (
+    Identity,
+    identify,
+    load_checkpoint,
+    missing_checkpoint_message,
+    read_state_dict,
+    save_checkpoint,
+)
+from medsam2.training.checkpoint import Checkpoints, Progress
 from tests.goldens import build_model
 
-MEMORY = {
-    "memory_attention.layers.0.norm1.weight": torch.ones(128),
-    "memory_encoder.out_proj.bias": torch.ones(64),
-    "mask_downsample.weight": torch.ones(1, 1, 4, 4),
-    "maskmem_tpos_enc": torch.ones(7, 1, 1, 64),
-    "no_mem_pos_enc": torch.ones(1, 1, 128),
-    "no_obj_ptr": torch.ones(1, 128),
-    "no_obj_embed_spatial": torch.ones(1, 64),
-    "obj_ptr_proj.layers.0.bias": torch.ones(128),
-    "obj_ptr_tpos_proj.bias": torch.ones(64),
-}
+State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")  # no test changes it: a refused file must leave the model as it was
@@ -32,66 +35,217 @@ def model() -> SAM2:
     return build_model("sam2_nano", 64)
 
 
-def state_of(source: SAM2) -> dict[str, Tensor]:
+@pytest.fixture
+def other(model: SAM2) -> SAM2:
+    """The same network with other weights."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in twin.state_dict().values():
+            value.mul_(0.5).add_(0.25)
+    return twin
+
+
+def state_of(source: nn.Module) -> State:
     return {name: value.clone() for name, value in source.state_dict().items()}
 
 
-@pytest.mark.parametrize("kind", ["official.pt", "bare.pt", "bare.safetensors"])
-def test_round_trip_leaves_out_the_memory(
-    model: SAM2, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
-    state = state_of(model) | MEMORY
-    path = tmp_path / kind
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"model": state} if kind.startswith("official") else state, path)
-    other = build_model("sam2_nano", 64)
-    with caplog.at_level(logging.INFO):
-        load_checkpoint(other, path)
-    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+def assert_equal(model: nn.Module, state: State) -> None:
+    assert {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])} == set()
+
+
+def write(state: Any, path: Path) -> Path:
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return path
+
+
+def add_prefix(prefix: str, state: State) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+FILES: dict[str, Callable[[State], Any]] = {
+    "official.pt": lambda state: {"model": state},
+    "medical_sam2.pth": lambda state: {"model": state, "parameter": {}},
+    "trainer.pt": lambda state: {"model": state, "optimizer": {"step": 3}, "epoch": 7, "scaler": None},
+    "lightning.ckpt": lambda state: {"state_dict": state, "epoch": 7},
+    "bare.pt": dict,
+    "bare.safetensors": dict,
+    "hugging_face.pt": to_hugging_face,
+    "hugging_face.safetensors": to_hugging_face,
+    "parallel.pt": partial(add_prefix, "module."),
+    "compiled.pt": lambda state: {"model": add_prefix("_orig_mod.", state)},
+    "parallel_hugging_face.pt": lambda state: add_prefix("module.", to_hugging_face(state)),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_layout_loads_the_same_tensors(model: SAM2, other: SAM2, tmp_path: Path, file: str) -> None:
+    state = state_of(model)
+    load_checkpoint(other, write(FILES[file](state), tmp_path / file))
+    assert_equal(other, state)
     assert torch.equal(other.sam_prompt_encoder.dense_pe, model.sam_prompt_encoder.dense_pe)
-    assert f"{len(MEMORY)} of the memory left out" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["best.pt", "last.pt"])
+def test_a_run_s_own_checkpoints_load(model: SAM2, other: SAM2, tmp_path: Path, file: str) -> None:
+    checkpoints, state = Checkpoints(tmp_path, "0123456789"), state_of(model)
+    group = {"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}
+    optimizer = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [group]}
+    checkpoints.save_best(state, epoch=3)
+    checkpoints.save_last({"model": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}}, Progress())
+    load_checkpoint(other, tmp_path / file)
+    assert_equal(other, state)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_values_are_cast_to_the_model_s_format(model: SAM2, other: SAM2, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: value.to(dtype) for name, value in state_of(model).items()}
+    load_checkpoint(other, write(state, tmp_path / "half.safetensors"))
+    assert_equal(other, {name: value.float() for name, value in state.items()})
+
+
+def test_names_of_sam_1_are_those_of_sam_2_less_the_prefix(tmp_path: Path) -> None:
+    sam1 = {
+        "image_encoder.layers.0.mlp.lin1.weight": "image_encoder.layers.0.mlp.lin1.weight",
+        "prompt_encoder.no_mask_embed.weight": "sam_prompt_encoder.no_mask_embed.weight",
+        "mask_decoder.transformer.layers.1.mlp.lin1.bias": "sam_mask_decoder.transformer.layers.1.mlp.layers.0.bias",
+        "mask_decoder.transformer.layers.0.mlp.lin2.weight": (
+            "sam_mask_decoder.transformer.layers.0.mlp.layers.1.weight"
+        ),
+    }
+    path = write({name: torch.full((1,), float(i)) for i, name in enumerate(sam1)}, tmp_path / "sam1.pt")
+    read = read_state_dict(path)
+    assert {name: read[name].item() for name in read} == {name: float(i) for i, name in enumerate(sam1.values())}
+
+
+# ----------------------------------------------------------------------------------------- what does not fit
+
+
+def spoil(state: State) -> State:
+    del state["no_mem_embed"]
+    state["sam_mask_decoder.iou_token.weight"] = torch.zeros(1, 5)
+    return state | {"adapter.weight": torch.zeros(1)}
 
 
 def test_every_problem_is_listed_at_once(model: SAM2, tmp_path: Path) -> None:
-    state = state_of(model)
-    del state["no_mem_embed"]
-    state["sam_mask_decoder.iou_token.weight"] = torch.zeros(1, 5)
-    state["adapter.weight"] = torch.zeros(1)
-    before = state_of(model)
-    path = tmp_path / "own.pt"
-    torch.save(state, path)
+    before, path = state_of(model), write(spoil(state_of(model)), tmp_path / "own.pt")
     with pytest.raises(ValueError, match="does not fit the model") as caught:
         load_checkpoint(model, path)
     message = str(caught.value)
     assert "1 missing: no_mem_embed" in message
     assert "sam_mask_decoder.iou_token.weight (1, 5) (the model has (1, 128))" in message
     assert "1 unexpected: adapter.weight" in message
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    total = len(before)
+    assert f"99% of the model's tensors fit ({total - 2} of {total}); model.strict=false loads them" in message
+    assert_equal(model, before)
+
+
+def test_not_strict_loads_what_fits_and_says_what_does_not(
+    model: SAM2, other: SAM2, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, state = state_of(other), state_of(model)
+    left = ("no_mem_embed", "sam_mask_decoder.iou_token.weight")
+    with caplog.at_level(logging.WARNING):
+        load_checkpoint(other, write(spoil(state_of(model)), tmp_path / "own.pt"), strict=False)
+    assert_equal(other, state | {name: before[name] for name in left})
+    total = len(before)
+    for text in (f"{100 * (total - 2) / total:.1f} %", "1 missing: no_mem_embed", "1 unexpected: adapter.weight"):
+        assert text in caplog.text
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.89, False), (0.91, True)])
+def test_not_strict_refuses_a_file_of_another_model(
+    model: SAM2, other: SAM2, tmp_path: Path, share: float, fits: bool
+) -> None:
+    state, before = state_of(model), state_of(other)
+    kept = dict(list(state.items())[: round(share * len(state))])
+    path = write(kept, tmp_path / "part.pt")
+    if fits:
+        load_checkpoint(other, path, strict=False)
+        assert_equal(other, before | kept)
+        return
+    with pytest.raises(ValueError, match=rf"{share:.0%} of the model's .*model\.strict=false needs 90%"):
+        load_checkpoint(other, path, strict=False)
+    assert_equal(other, before)
+
+
+def tensors_like(dim: int, blocks: int, *more: str) -> State:
+    state = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(dim, 3, 7, 7)}
+    state |= {f"image_encoder.trunk.blocks.{i}.norm1.weight": torch.zeros(dim) for i in range(blocks)}
+    return state | {name: torch.zeros(1) for name in more}
+
+
+MEMORY = "maskmem_tpos_enc"
+NEW = (MEMORY, "obj_ptr_tpos_proj.weight")
 
 
 @pytest.mark.parametrize(
-    ("dim", "blocks", "memory", "said"),
+    ("state", "said"),
     [
-        (96, 12, False, "SAM 2.0 tiny: use model=sam2_t model/release=sam2_0"),
-        (96, 16, True, "SAM 2.1 small: use model=sam2_s model/release=sam2_1"),
-        (112, 24, True, "SAM 2.1 base_plus: use model=sam2_b model/release=sam2_1"),
-        (144, 48, False, "SAM 2.0 large: use model=sam2_l model/release=sam2_0"),
+        (tensors_like(96, 12, MEMORY), "this is a sam2.0 tiny file, .*: use model=sam2_t model/release=sam2_0"),
+        (tensors_like(96, 16, *NEW), "this is a sam2.1 small file, .*: use model=sam2_s model/release=sam2_1"),
+        (tensors_like(112, 24, *NEW), "this is a sam2.1 base_plus file, .*: use model=sam2_b model/release=sam2_1"),
+        (tensors_like(144, 48), "this is a sam2 large without memory file, .*: use model=sam2_l"),
     ],
 )
-def test_wrong_variant_is_named(model: SAM2, tmp_path: Path, dim: int, blocks: int, memory: bool, said: str) -> None:
-    state = {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(dim, 3, 7, 7)}
-    state |= {f"image_encoder.trunk.blocks.{i}.norm1.weight": torch.zeros(dim) for i in range(blocks)}
-    state |= {"obj_ptr_tpos_proj.weight": torch.zeros(64, 256)} if memory else {}
-    torch.save({"model": state}, tmp_path / "x.pt")
+def test_a_released_file_is_named_to_a_model_of_no_released_size(
+    model: SAM2, tmp_path: Path, state: State, said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
-        load_checkpoint(model, tmp_path / "x.pt")
+        load_checkpoint(model, write({"model": state}, tmp_path / "x.pt"))
 
 
-def test_unknown_variant_is_not_guessed(model: SAM2) -> None:
-    assert describe_checkpoint(model.state_dict()) == ""
-    assert describe_checkpoint({}) == ""
+class Shell(nn.Module):
+    """A model of which only names and shapes count."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.tensors = state
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tensors
+
+
+@pytest.mark.parametrize(
+    ("file", "model_has", "said"),
+    [
+        (
+            tensors_like(144, 48, *NEW),
+            tensors_like(96, 16, *NEW),
+            "this is a sam2.1 large file, the model is sam2.1 small: use model=sam2_l\n",
+        ),
+        (
+            tensors_like(96, 16, MEMORY),
+            tensors_like(96, 16, *NEW),
+            "this is a sam2.0 small file, the model is sam2.1 small: use model/release=sam2_0\n",
+        ),
+        (
+            tensors_like(96, 12, *NEW),
+            tensors_like(112, 24, MEMORY),
+            "this is a sam2.1 tiny file, the model is sam2.0 base_plus: use model=sam2_t model/release=sam2_1\n",
+        ),
+        (
+            tensors_like(96, 12),
+            tensors_like(96, 12, *NEW),
+            "this is a sam2 tiny without memory file, the model is sam2.1 tiny: use a file with the memory (Hugging "
+            "Face: Sam2VideoModel, not Sam2Model; or `python run.py task=fetch model=sam2_t`)\n",
+        ),
+        (tensors_like(40, 3), tensors_like(96, 12), "does not fit the model\n"),
+        (tensors_like(96, 12, *NEW), tensors_like(96, 12, *NEW, "adapter"), "does not fit the model\n"),
+    ],
+)
+def test_a_wrong_variant_is_named_with_the_cure(file: State, model_has: State, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        load_checkpoint(Shell(model_has), write(file, tmp_path / "x.pt"))
+    assert said in str(caught.value)
+
+
+def test_an_unknown_variant_is_not_guessed(model: SAM2) -> None:
+    assert identify(model.state_dict()) is None
+    assert identify({}) is None
+    assert identify(tensors_like(96, 12, *NEW)) == Identity("2.1", "tiny")
+
+
+# ------------------------------------------------------------------------------------------ what is no file
 
 
 class Payload:
@@ -130,11 +284,64 @@ def test_a_file_without_state_dict_is_refused(model: SAM2, tmp_path: Path, conte
         load_checkpoint(model, tmp_path / "x.pt")
 
 
-def test_a_missing_file_says_where_to_get_it(model: SAM2, tmp_path: Path) -> None:
-    for name, url in (
-        ("sam2.1_hiera_tiny.pt", r"092824/sam2\.1_hiera_tiny\.pt"),
-        ("sam2_hiera_large.pt", r"072824/sam2_hiera_large\.pt"),
-        ("mine.pt", r"092824/sam2\.1_hiera_\{tiny,"),
-    ):
-        with pytest.raises(FileNotFoundError, match=url + ".*checkpoint=null"):
-            load_checkpoint(model, tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("sam2.1_hiera_tiny.pt", "task=fetch model=sam2_t` gets it from https://.*/092824/sam2.1_hiera_tiny.pt;"),
+        ("sam2.1_hiera_base_plus.pt", "task=fetch model=sam2_b` gets it from https://.*/092824/sam2.1_hiera_base_plus"),
+        (
+            "sam2_hiera_large.pt",
+            "task=fetch model=sam2_l model/release=sam2_0` gets it from .*/072824/sam2_hiera_large",
+        ),
+        ("mine.pt", "correct the path, or .* `python run.py task=fetch model=sam2_t`"),
+    ],
+)
+def test_a_missing_file_says_how_to_get_it(model: SAM2, tmp_path: Path, name: str, command: str) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name} does not exist: .*{command}.*model\.checkpoint=null"
+    ) as caught:
+        load_checkpoint(model, tmp_path / name)
+    assert str(caught.value) == missing_checkpoint_message(tmp_path / name)
+
+
+# -------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("layout", ["official", "huggingface"])
+def test_what_is_saved_loads_again(model: SAM2, other: SAM2, tmp_path: Path, suffix: str, layout: Any) -> None:
+    path = tmp_path / f"out{suffix}"
+    path.write_text("an older file")
+    save_checkpoint(model, path, layout)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    load_checkpoint(other, path)
+    assert_equal(other, state_of(model))
+
+
+def test_saved_files_are_what_others_expect(model: SAM2, tmp_path: Path) -> None:
+    save_checkpoint(model, tmp_path / "official.pt")
+    assert torch.load(tmp_path / "official.pt", weights_only=True).keys() == {"model"}
+    save_checkpoint(model, tmp_path / "model.safetensors", "huggingface")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    expected = to_hugging_face(model.state_dict())
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in saved)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("x.bin", "official"), ("x.pt", "keras")])
+def test_saving_refuses_what_it_does_not_know(model: SAM2, tmp_path: Path, name: str, layout: Any) -> None:
+    with pytest.raises(ValueError, match="official or huggingface"):
+        save_checkpoint(model, tmp_path / name, layout)
+
+
+def test_saving_that_fails_leaves_the_old_file(model: SAM2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pt"
+    save_checkpoint(model, path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(model, path, "huggingface")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
