@@ -73,9 +73,10 @@ class ImageEncoder(nn.Module):
                 f"whose stages have (coarse to fine) {trunk.channel_list} channels"
             )
         self.trunk, self.neck, self.scalp = trunk, neck, scalp
+        self.stride = trunk.stride
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        check_image_size("image_size (height)", pixels.shape[-2], self.trunk.stride)
-        check_image_size("image_size (width)", pixels.shape[-1], self.trunk.stride)
+        check_image_size("image_size (height)", pixels.shape[-2], self.stride)
+        check_image_size("image_size (width)", pixels.shape[-1], self.stride)
         levels = self.neck(self.trunk(pixels))
         return levels[: len(levels) - self.scalp]

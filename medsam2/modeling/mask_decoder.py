@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from medsam2.modeling.layers import MLP, LayerNorm2d
 from medsam2.modeling.transformer import TwoWayTransformer
 
+PRESENT_LOGIT = 10.0  # the object score of a decoder that does not judge it: present
+
 
 class MaskPredictions(NamedTuple):
     """What the decoder says about N prompts, K masks each.
 
     low_res_masks: N x K x 4n x 4n logits, positive inside, not gated by the object score.
-    iou_predictions: N x K in [0, 1]. object_score_logits: N x 1, positive where the object is present.
+    iou_predictions: N x K in [0, 1] with iou_prediction_use_sigmoid, else about so.
+    object_score_logits: N x 1, positive where the object is present.
     mask_tokens: N x K (or 1) x C, the output tokens that object pointers are made from.
     """
 
@@ -48,11 +51,15 @@ class MaskDecoder(nn.Module):
 
     Mask 0 answers unambiguous prompts, the others are the candidates. With dynamic_multimask_via_stability,
     in eval mode only, an unstable mask 0 gives way to the candidate of highest predicted IoU.
+    SAM 1's decoder is the one without skips, object score and sigmoid.
 
     Args:
         transformer_dim: channels C of tokens and embedding; transformer: the built two-way transformer.
         num_multimask_outputs: number of candidates (3).
         iou_head_depth, iou_head_hidden_dim: layers and hidden width of the IoU head.
+        use_high_res_features: the encoder's finer levels are added while upscaling.
+        pred_obj_scores: judge whether the object is there; without, every score is PRESENT_LOGIT.
+        iou_prediction_use_sigmoid: predicted IoUs pass a sigmoid.
         use_multimask_token_for_obj_ptr: candidates hand on their own tokens instead of token 0.
         dynamic_multimask_stability_delta: shift of the threshold, in logits.
         dynamic_multimask_stability_thresh: a mask of at least this stability (0...1) is kept.
@@ -65,6 +72,9 @@ class MaskDecoder(nn.Module):
         num_multimask_outputs: int,
         iou_head_depth: int,
         iou_head_hidden_dim: int,
+        use_high_res_features: bool,
+        pred_obj_scores: bool,
+        iou_prediction_use_sigmoid: bool,
         use_multimask_token_for_obj_ptr: bool,
         dynamic_multimask_via_stability: bool,
         dynamic_multimask_stability_delta: float,
@@ -74,6 +84,9 @@ class MaskDecoder(nn.Module):
         dim, num_masks = transformer_dim, num_multimask_outputs + 1
         self.transformer = transformer
         self.num_mask_tokens = num_masks
+        self.use_high_res_features = use_high_res_features
+        self.pred_obj_scores = pred_obj_scores
+        self.iou_prediction_use_sigmoid = iou_prediction_use_sigmoid
         self.use_multimask_token_for_obj_ptr = use_multimask_token_for_obj_ptr
         self.dynamic_multimask_via_stability = dynamic_multimask_via_stability
         self.stability_delta = dynamic_multimask_stability_delta
@@ -81,7 +94,8 @@ class MaskDecoder(nn.Module):
 
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(num_masks, dim)
-        self.obj_score_token = nn.Embedding(1, dim)
+        if pred_obj_scores:
+            self.obj_score_token = nn.Embedding(1, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
             LayerNorm2d(dim // 4),
@@ -89,34 +103,50 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
             nn.GELU(),
         )
-        self.conv_s0 = nn.Conv2d(dim, dim // 8, 1)
-        self.conv_s1 = nn.Conv2d(dim, dim // 4, 1)
+        if use_high_res_features:
+            self.conv_s0 = nn.Conv2d(dim, dim // 8, 1)
+            self.conv_s1 = nn.Conv2d(dim, dim // 4, 1)
         hypernetworks = (MLP(dim, dim, dim // 8, depth=3) for _ in range(num_masks))
         self.output_hypernetworks_mlps = nn.ModuleList(hypernetworks)
         self.iou_prediction_head = MLP(dim, iou_head_hidden_dim, num_masks, iou_head_depth)
-        self.pred_obj_score_head = MLP(dim, dim, 1, depth=3)
+        if pred_obj_scores:
+            self.pred_obj_score_head = MLP(dim, dim, 1, depth=3)
 
-    def project_high_res(self, fine: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
-        """Neck levels at strides 4 and 8 -> the skips, B x C/8 x 4n x 4n and B x C/4 x 2n x 2n."""
+    def project_high_res(self, *levels: Tensor) -> tuple[Tensor, ...]:
+        """Neck levels at strides 4 and 8 -> the skips, B x C/8 x 4n x 4n and B x C/4 x 2n x 2n; none without."""
+        if not self.use_high_res_features:
+            return ()
+        fine, middle = levels
         return self.conv_s0(fine), self.conv_s1(middle)
 
     def predict_masks(
-        self, embed: Tensor, dense_pe: Tensor, sparse: Tensor, dense: Tensor, high_res: tuple[Tensor, Tensor]
+        self, embed: Tensor, dense_pe: Tensor, sparse: Tensor, dense: Tensor, high_res: tuple[Tensor, ...]
     ) -> MaskPredictions:
         """All masks, the single one first; arguments as in forward. K is num_multimask_outputs + 1."""
-        out_tokens = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
+        own = [self.obj_score_token] if self.pred_obj_scores else []
+        out_tokens = torch.cat([token.weight for token in (*own, self.iou_token, self.mask_tokens)])
         tokens = torch.cat((out_tokens.expand(sparse.shape[0], -1, -1), sparse), dim=1)
         tokens, image = self.transformer(embed + dense, dense_pe, tokens)
-        mask_tokens = tokens[:, 2 : 2 + self.num_mask_tokens]
+        score_token, iou_token, mask_tokens = tokens[:, : len(out_tokens)].split(
+            (len(own), 1, self.num_mask_tokens), dim=1
+        )
         pixels = self._upscale(image, high_res)
         hyper = run_parallel(self.output_hypernetworks_mlps, mask_tokens)
         masks = (hyper @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
-        ious = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
-        scores = self.pred_obj_score_head(tokens[:, 0]).float()
-        return MaskPredictions(masks.float(), ious, scores, mask_tokens)
+        ious = self.iou_prediction_head(iou_token[:, 0]).float()
+        ious = ious.sigmoid() if self.iou_prediction_use_sigmoid else ious
+        return MaskPredictions(masks.float(), ious, self._score(score_token, ious), mask_tokens)
 
-    def _upscale(self, image: Tensor, high_res: tuple[Tensor, Tensor]) -> Tensor:
+    def _score(self, token: Tensor, like: Tensor) -> Tensor:
+        """The object's score N x 1 from its token N x 1 (or 0) x C."""
+        if not self.pred_obj_scores:
+            return like.new_full((like.shape[0], 1), PRESENT_LOGIT)
+        return self.pred_obj_score_head(token[:, 0]).float()
+
+    def _upscale(self, image: Tensor, high_res: tuple[Tensor, ...]) -> Tensor:
         """N x C x n x n -> N x C/8 x 4n x 4n; the skips are added before norm and activation."""
+        if not self.use_high_res_features:
+            return self.output_upscaling(image)
         up1, norm, act1, up2, act2 = self.output_upscaling
         image = act1(norm(up1(image) + high_res[1]))
         return act2(up2(image) + high_res[0])
@@ -149,7 +179,7 @@ class MaskDecoder(nn.Module):
         dense_pe: Tensor,
         sparse: Tensor,
         dense: Tensor,
-        high_res: tuple[Tensor, Tensor],
+        high_res: tuple[Tensor, ...],
         multimask_output: bool,
     ) -> MaskPredictions:
         """Predict masks for N prompts.
@@ -158,7 +188,7 @@ class MaskDecoder(nn.Module):
             embed: image embedding, N (or 1, shared by all prompts) x C x n x n.
             dense_pe: 1 x C x n x n, encoding of the embedding's grid.
             sparse: N x T x C prompt tokens; dense: N (or 1) x C x n x n mask prompt.
-            high_res: skips of project_high_res, batch N (or 1).
+            high_res: skips of project_high_res, batch N (or 1); none without use_high_res_features.
             multimask_output: return the candidates instead of one mask.
         """
         every = self.predict_masks(embed, dense_pe, sparse, dense, high_res)

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medsam2.modeling.image_encoder import check_image_size
+from medsam2.modeling.encoder_memory import EncoderMemory
+from medsam2.modeling.image_encoder import ImageEncoder, check_image_size
 from medsam2.modeling.mask_decoder import MaskDecoder, MaskPredictions
 from medsam2.modeling.prompt_encoder import PromptEncoder
+from medsam2.modeling.tiny_vit import TinyViT
 
 
 class ImageFeatures(NamedTuple):
@@ -33,11 +35,13 @@ class SAM(nn.Module):
 
     Args:
         image_encoder, sam_prompt_encoder, sam_mask_decoder: the built parts.
-        image_size: side of the images in pixels, a multiple of the encoder's stride (32).
+        image_size: side of the images in pixels, a multiple of the encoder's stride (Hiera's is 32).
         pixel_mean, pixel_std: normalisation of RGB values in [0, 1], three numbers each.
+        min_max: each image is stretched to the range 0...1 before that, as MedSAM's are.
+        keep_features: images whose encoding is kept, in memory, while the encoder is frozen; 0 for none.
 
     Raises:
-        ValueError: image_size is not a multiple of the stride.
+        ValueError: image_size is not a multiple of the stride, or keep_features is negative.
     """
 
     pixel_mean: Tensor
@@ -45,16 +49,20 @@ class SAM(nn.Module):
 
     def __init__(
         self,
-        image_encoder: nn.Module,
+        image_encoder: ImageEncoder | TinyViT,
         sam_prompt_encoder: PromptEncoder,
         sam_mask_decoder: MaskDecoder,
         image_size: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        min_max: bool = False,
+        keep_features: int = 0,
     ) -> None:
         super().__init__()
         check_image_size("image_size", image_size, image_encoder.stride)
         self.image_size = image_size
+        self.min_max = min_max
+        self.encoder_memory = EncoderMemory(keep_features)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
         self.image_encoder = image_encoder
@@ -62,12 +70,15 @@ class SAM(nn.Module):
         self.sam_mask_decoder = sam_mask_decoder
 
     def normalize(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1], B x 3 x H x W, to zero mean and unit variance: the only place that does so."""
+        """RGB in [0, 1], B x 3 x H x W, to the range or mean and variance the network knows: the only place."""
+        if self.min_max:
+            low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+            images = (images - low) / (high - low).clamp(min=1e-8)
         return (images - self.pixel_mean) / self.pixel_std
 
     def forward_image(self, pixels: Tensor) -> ImageFeatures:
         """Encode normalised pixels B x 3 x S x S."""
-        *fine, embed = self.image_encoder(pixels)
+        *fine, embed = self.encoder_memory.encode(self.image_encoder, pixels)
         return ImageFeatures(embed, self.sam_mask_decoder.project_high_res(*fine))
 
     def encode_image(self, images: Tensor) -> ImageFeatures:

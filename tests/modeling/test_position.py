@@ -59,7 +59,9 @@ def test_grid_encodes_pixel_centres() -> None:
 
 
 def test_dense_encoding_follows_loaded_frequencies() -> None:
-    encoder, other = (PromptEncoder(embed_dim=8, image_size=64, mask_in_chans=4) for _ in range(2))
+    encoder, other = (
+        PromptEncoder(8, image_size=64, mask_in_chans=4, embed_stride=16, append_padding=True) for _ in range(2)
+    )
     assert not torch.equal(encoder.dense_pe, other.dense_pe)
     encoder.load_state_dict(other.state_dict())
     assert torch.equal(encoder.dense_pe, other.dense_pe)
@@ -68,7 +70,7 @@ def test_dense_encoding_follows_loaded_frequencies() -> None:
 
 @pytest.mark.parametrize("label", [-1, 0, 1, 2, 3])
 def test_point_tokens(label: int) -> None:
-    encoder = PromptEncoder(embed_dim=8, image_size=64, mask_in_chans=4)
+    encoder = PromptEncoder(8, image_size=64, mask_in_chans=4, embed_stride=16, append_padding=True)
     token = encoder.embed_points(torch.tensor([[[10.0, 31.5]]]), torch.tensor([[label]]))[0, 0]
     if label == -1:  # nothing but the embedding: the place does not matter
         assert torch.equal(token, encoder.not_a_point_embed.weight[0])

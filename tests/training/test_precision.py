@@ -52,6 +52,21 @@ def test_products_are_computed_in_the_chosen_format(precision: Precision, dtype:
     assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize(
+    ("precision", "supported", "warned"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)]
+)
+def test_emulated_bfloat16_is_pointed_out(
+    precision: Precision,
+    supported: bool,
+    warned: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("medsam2.training.precision.cpu_has_bf16", lambda: supported)
+    build_runtime("cpu", precision, tf32=False)
+    assert [r.message.split(":")[0] for r in caplog.records] == ["trainer.precision=bf16"] * warned
+
+
 @pytest.mark.parametrize(("tf32", "expected"), [(True, "high"), (False, "highest")])
 def test_tf32_is_a_switch(tf32: bool, expected: str) -> None:
     build_runtime("cpu", "fp32", tf32=tf32)

@@ -1,0 +1,238 @@
+"""SAM 2 beside its peers: `python -m benchmarks.sam2 --part encoder --sizes 256 512 1024`.
+
+Every part builds the same work for our network and for its peers (Hugging Face transformers, and the `sam2` package
+where it is installed), all with random weights, and lets them take turns, so that a busy moment hits all alike. The
+table gives the median time of each, the ratio of our median to the peer's (below 1: ours is faster), and the same
+ratio of the memory taken beyond the weights. On a CPU memory is measured in a process per candidate (Linux only).
+
+A new part is a function in PARTS: Setting -> {name of the candidate: function that builds it and returns the work}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from medsam2.training.precision import cpu_has_bf16
+from tests.goldens import CHOICES, build_model, compose_model
+
+Work = Callable[[], object]
+OURS = "ours"
+MIB = 2**20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+RELEASED = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+
+
+class Setting(NamedTuple):
+    """One row of the table, less its part."""
+
+    size: int
+    dtype: str
+    device: str
+    variant: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device, DTYPES[self.dtype], enabled=self.dtype != "fp32")
+
+
+# --- the image encoder -----------------------------------------------------------------------------------------------
+
+
+def encoder_work(encoder: torch.nn.Module, setting: Setting) -> Work:
+    """One image through an encoder: trunk and neck."""
+    encoder = encoder.eval().to(setting.device)
+    pixels = torch.randn(1, 3, setting.size, setting.size, device=setting.device)
+
+    def work() -> object:
+        with torch.inference_mode(), setting.autocast():
+            return encoder(pixels)
+
+    return work
+
+
+def our_encoder(setting: Setting) -> Work:
+    return encoder_work(build_model(CHOICES[setting.variant], setting.size).image_encoder, setting)
+
+
+def transformers_encoder(setting: Setting) -> Work:
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
+
+    trunk = compose_model(CHOICES[setting.variant], setting.size).model.network.image_encoder.trunk
+    widths = [trunk.embed_dim * 2**stage for stage in range(4)]
+    backbone = Sam2HieraDetConfig(
+        image_size=[setting.size, setting.size],
+        hidden_size=trunk.embed_dim,
+        num_attention_heads=trunk.num_heads,
+        blocks_per_stage=list(trunk.stages),
+        embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[trunk.num_heads * 2**stage for stage in range(4)],
+        window_size_per_stage=list(trunk.window_spec),
+        global_attention_blocks=list(trunk.global_att_blocks),
+        window_positional_embedding_background_size=list(trunk.window_pos_embed_bkg_spatial_size),
+    )
+    grids = [[setting.size // stride] * 2 for stride in (4, 8, 16)]
+    config = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=widths[::-1], backbone_feature_sizes=grids
+    )
+    return encoder_work(Sam2VisionModel(config), setting)
+
+
+def official_encoder(setting: Setting) -> Work:
+    from hydra.core.global_hydra import GlobalHydra
+    from sam2.build_sam import build_sam2
+
+    name = f"configs/sam2.1/sam2.1_hiera_{RELEASED[setting.variant]}.yaml"
+    encoder = build_sam2(name, None, device=setting.device).image_encoder
+    GlobalHydra.instance().clear()  # the package leaves its own search path behind
+    return encoder_work(encoder, setting)
+
+
+def encoder_part() -> dict[str, Callable[[Setting], Work]]:
+    return {OURS: our_encoder, "transformers": transformers_encoder, "sam2": official_encoder}
+
+
+PARTS = {"encoder": encoder_part()}
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def list_candidates(part: str) -> dict[str, Callable[[Setting], Work]]:
+    """Ours and those peers that are installed; a peer is called as its package is."""
+    return {k: v for k, v in PARTS[part].items() if k == OURS or importlib.util.find_spec(k)}
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_seconds(works: dict[str, Work], repeats: int, device: str, clock: str) -> dict[str, float]:
+    """Median time of each after a warm-up, in turns."""
+    now = CLOCKS[clock]
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            synchronize(device)
+            start = now()
+            work()
+            synchronize(device)
+            if turn:
+                seconds[name].append(now() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def read_status(key: str) -> int:
+    """A memory figure of this process in bytes, from Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def measure_peak(build: Callable[[Setting], Work], setting: Setting) -> float:
+    """MiB that one pass takes at its peak beyond what was there before it."""
+    work = build(setting)
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / MIB
+    before = read_status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building
+    work()
+    return (read_status("VmHWM") - before) / MIB
+
+
+def measure_peak_apart(part: str, name: str, setting: Setting, threads: int) -> float:
+    """measure_peak in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.sam2", "--peak", name, "--part", part, "--threads", str(threads)]
+    command += ["--sizes", str(setting.size), "--dtypes", setting.dtype]
+    command += ["--device", setting.device, "--variant", setting.variant]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def compare(part: str, setting: Setting, args: argparse.Namespace) -> list[list[str]]:
+    """The rows of one setting, one per peer."""
+    candidates = list_candidates(part)
+    works = {name: build(setting) for name, build in candidates.items()}
+    seconds = measure_seconds(works, args.repeats, setting.device, args.clock)
+    peaks = {name: measure_peak_apart(part, name, setting, args.threads) for name in candidates}
+    rows = []
+    for peer in (name for name in candidates if name != OURS):
+        times = [f"{seconds[name] * 1000:.1f}" for name in (OURS, peer)]
+        ratios = [f"{values[OURS] / values[peer]:.2f}" for values in (seconds, peaks)]
+        rows.append([part, setting.variant, str(setting.size), setting.dtype, peer, *times, *ratios])
+    return rows
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+HEADER = ["part", "variant", "size", "dtype", "peer", "ours ms", "peer ms", "time ratio", "memory ratio"]
+
+
+def describe(device: str) -> str:
+    """What the numbers depend on: device, threads, versions."""
+    if device == "cuda":
+        place = torch.cuda.get_device_name()
+    else:
+        bf16 = "with" if cpu_has_bf16() else "without"
+        place = f"{platform.machine()} CPU {bf16} bfloat16 instructions, {torch.get_num_threads()} threads"
+    versions = [f"torch {torch.__version__}"]
+    if importlib.util.find_spec("transformers"):
+        versions.append(f"transformers {importlib.import_module('transformers').__version__}")
+    return f"{place}; {', '.join(versions)}"
+
+
+def to_markdown(rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [HEADER, *rows]) for i in range(len(HEADER))]
+    lines = [HEADER, ["-" * width for width in widths], *rows]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[256, 448, 512, 1024], help="side in pixels")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="bf16 is autocast")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--variant", choices=CHOICES, default="tiny")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="process: CPU time; on a busy machine, 1 thread"
+    )
+    parser.add_argument("--out", type=Path, help="write the table to this file as well")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # the process measure_peak_apart starts
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    settings = [Setting(size, dtype, args.device, args.variant) for dtype in args.dtypes for size in args.sizes]
+    if args.peak:
+        print(measure_peak(PARTS[args.part[0]][args.peak], settings[0]))
+        return
+    rows = [r for part in args.part for s in settings for r in compare(part, s, args)]
+    command = f"python -m benchmarks.sam2 {' '.join(sys.argv[1:])}"
+    text = f"`{command}`\n\n{describe(args.device)}\n\n{to_markdown(rows)}\n"
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
