@@ -1,4 +1,4 @@
-"""SAM 2 beside its peers: `python -m benchmarks.sam2 --part encoder --sizes 256 512 1024`.
+"""SAM 2 beside its peers: `python -m benchmarks.sam2 --part encoder training tracking --sizes 256 512 1024`.
 
 Every part builds the same work for our network and for its peers (Hugging Face transformers, and the `sam2` package
 where it is installed), all with random weights, and lets them take turns, so that a busy moment hits all alike. The
@@ -21,15 +21,18 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.sam2_tracking import tracking_part
 from medsam2.training.precision import cpu_has_bf16
 from tests.goldens import CHOICES, build_model, compose_model
 
 Work = Callable[[], object]
 OURS = "ours"
+PACKAGES = ("transformers", "sam2")
+BUDGET = 120  # seconds after which a setting is not repeated any more
 MIB = 2**20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
@@ -67,8 +70,8 @@ def our_encoder(setting: Setting) -> Work:
     return encoder_work(build_model(CHOICES[setting.variant], setting.size).image_encoder, setting)
 
 
-def transformers_encoder(setting: Setting) -> Work:
-    from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
+def transformers_vision_config(setting: Setting) -> Any:
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig
 
     trunk = compose_model(CHOICES[setting.variant], setting.size).model.network.image_encoder.trunk
     widths = [trunk.embed_dim * 2**stage for stage in range(4)]
@@ -84,10 +87,13 @@ def transformers_encoder(setting: Setting) -> Work:
         window_positional_embedding_background_size=list(trunk.window_pos_embed_bkg_spatial_size),
     )
     grids = [[setting.size // stride] * 2 for stride in (4, 8, 16)]
-    config = Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=widths[::-1], backbone_feature_sizes=grids
-    )
-    return encoder_work(Sam2VisionModel(config), setting)
+    return Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=widths[::-1], backbone_feature_sizes=grids)
+
+
+def transformers_encoder(setting: Setting) -> Work:
+    from transformers import Sam2VisionModel
+
+    return encoder_work(Sam2VisionModel(transformers_vision_config(setting)), setting)
 
 
 def official_encoder(setting: Setting) -> Work:
@@ -100,19 +106,69 @@ def official_encoder(setting: Setting) -> Work:
     return encoder_work(encoder, setting)
 
 
-def encoder_part() -> dict[str, Callable[[Setting], Work]]:
-    return {OURS: our_encoder, "transformers": transformers_encoder, "sam2": official_encoder}
+# --- one training step -----------------------------------------------------------------------------------------------
+
+BOX = ((0.2, 0.3), (0.6, 0.8))  # corners, of width and height
 
 
-PARTS = {"encoder": encoder_part()}
+def training_work(model: torch.nn.Module, predict: Callable[[torch.Tensor], torch.Tensor], setting: Setting) -> Work:
+    """Predict one image's mask from a box, differentiate, update every weight."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    pixels = torch.randn(1, 3, setting.size, setting.size, device=setting.device)
+    side = setting.size // 4
+    target = (torch.arange(side, device=setting.device) > side // 2).float().expand(1, 1, side, side)
+
+    def work() -> object:
+        optimizer.zero_grad()
+        with setting.autocast():
+            logits = predict(pixels)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), target).backward()
+        optimizer.step()
+        return logits
+
+    return work
+
+
+def our_training(setting: Setting) -> Work:
+    model = build_model(CHOICES[setting.variant], setting.size).to(setting.device)
+    corners = torch.tensor([BOX], device=setting.device) * setting.size
+    labels = torch.tensor([[2, 3]], device=setting.device)
+
+    def predict(pixels: torch.Tensor) -> torch.Tensor:
+        features = model.without_memory(model.forward_image(pixels))
+        return model.decode(features, corners, labels).low_res_masks
+
+    return training_work(model, predict, setting)
+
+
+def transformers_training(setting: Setting) -> Work:
+    from transformers import Sam2Config, Sam2Model
+
+    config = Sam2Config(vision_config=transformers_vision_config(setting))
+    config.prompt_encoder_config.image_size = setting.size
+    model = Sam2Model(config).to(setting.device)
+    corners = torch.tensor([[[*BOX[0], *BOX[1]]]], device=setting.device) * setting.size
+
+    def predict(pixels: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=pixels, input_boxes=corners, multimask_output=False).pred_masks[:, 0]
+
+    return training_work(model, predict, setting)
+
+
+PARTS = {
+    "encoder": {OURS: our_encoder, "transformers": transformers_encoder, "sam2": official_encoder},
+    "training": {OURS: our_training, "transformers": transformers_training},
+    "tracking": tracking_part(),
+}
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
 def list_candidates(part: str) -> dict[str, Callable[[Setting], Work]]:
-    """Ours and those peers that are installed; a peer is called as its package is."""
-    return {k: v for k, v in PARTS[part].items() if k == OURS or importlib.util.find_spec(k)}
+    """Ours, our other ways, and those packages that are installed."""
+    return {k: v for k, v in PARTS[part].items() if k not in PACKAGES or importlib.util.find_spec(k)}
 
 
 def synchronize(device: str) -> None:
@@ -121,10 +177,12 @@ def synchronize(device: str) -> None:
 
 
 def measure_seconds(works: dict[str, Work], repeats: int, device: str, clock: str) -> dict[str, float]:
-    """Median time of each after a warm-up, in turns."""
-    now = CLOCKS[clock]
+    """Median time of each after a warm-up, in turns: `repeats` of them, less where they are long."""
+    now, begin = CLOCKS[clock], time.monotonic()
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
+        if turn > 2 and time.monotonic() - begin > BUDGET:
+            break
         for name, work in works.items():
             synchronize(device)
             start = now()

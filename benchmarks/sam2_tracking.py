@@ -1,0 +1,140 @@
+"""Tracking as parts of benchmarks.sam2, and `python -m benchmarks.sam2_tracking`: memory on long videos.
+
+The part: 8 objects through 16 frames as one batch, against the same objects one at a time, with the features of a frame
+shared between them (as in a loop over objects) and each on its own (as in 8 calls). Random weights; a frame costs the
+same whatever is on it.
+
+The command: peak memory of a process that tracks 2 objects through 200 frames, against one that stops after 20; frames
+are drawn one at a time.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medsam2.predictors.video import SAM2VideoPredictor
+from medsam2.predictors.video_state import VideoState
+from tests.goldens import CHOICES, build_model
+
+if TYPE_CHECKING:
+    from benchmarks.sam2 import Setting
+
+OBJECTS, FRAMES = 8, 16
+LONG, SHORT = 200, 20
+
+
+@dataclass
+class DrawnFrames:
+    """Noise, drawn when it is asked for."""
+
+    count: int
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def load(self, frame_idx: int) -> Tensor:
+        generator = torch.Generator().manual_seed(frame_idx)
+        return torch.rand(3, self.height, self.width, generator=generator)
+
+
+def make_predictor(choice: str, image_size: int, device: str = "cpu") -> SAM2VideoPredictor:
+    torch.manual_seed(0)
+    return SAM2VideoPredictor(build_model(choice, image_size).to(device))
+
+
+def start(
+    predictor: SAM2VideoPredictor, image_size: int, objects: Iterable[int], frames: int = FRAMES, stream: bool = False
+) -> VideoState:
+    """A video whose objects are prompted on the first frame, each with a box of its own."""
+    state = predictor.init_state(DrawnFrames(frames, image_size, image_size), stream=stream)
+    for i in objects:
+        add_box(predictor, state, i)
+    return state
+
+
+def add_box(predictor: SAM2VideoPredictor, state: VideoState, i: int) -> None:
+    size = state.frames.width
+    predictor.add_new_points_or_box(state, 0, i, box=(size / 32 * i, size / 16, size / 32 * i + size / 3, size / 2))
+
+
+def track_batched(predictor: SAM2VideoPredictor, image_size: int) -> None:
+    for _ in predictor.propagate_in_video(start(predictor, image_size, range(OBJECTS))):
+        pass
+
+
+def track_sharing_features(predictor: SAM2VideoPredictor, image_size: int) -> None:
+    states = [start(predictor, image_size, []) for _ in range(OBJECTS)]
+    for i, state in enumerate(states):
+        state.features = states[0].features
+        add_box(predictor, state, i)
+    for _ in zip(*(predictor.propagate_in_video(state) for state in states), strict=True):
+        pass
+
+
+def track_alone(predictor: SAM2VideoPredictor, image_size: int) -> None:
+    for i in range(OBJECTS):
+        for _ in predictor.propagate_in_video(start(predictor, image_size, [i])):
+            pass
+
+
+WAYS: dict[str, Callable[[SAM2VideoPredictor, int], None]] = {
+    "ours": track_batched,
+    "loop, shared features": track_sharing_features,
+    "loop, each alone": track_alone,
+}
+
+
+def tracking_work(track: Callable[[SAM2VideoPredictor, int], None], setting: Setting) -> Callable[[], None]:
+    predictor = make_predictor(CHOICES[setting.variant], setting.size, setting.device)
+
+    def work() -> None:
+        with setting.autocast():
+            track(predictor, setting.size)
+
+    return work
+
+
+def tracking_part() -> dict[str, Callable[[Setting], Callable[[], None]]]:
+    """The part as benchmarks.sam2 takes it."""
+    return {name: partial(tracking_work, track) for name, track in WAYS.items()}
+
+
+def track_and_print_peak(choice: str, image_size: int, frames: int, stream: bool) -> None:
+    """Track in this process and print its peak memory in MiB; every run sees a video of LONG frames."""
+    predictor = make_predictor(choice, image_size)
+    state = start(predictor, image_size, range(2), LONG, stream)
+    for _ in predictor.propagate_in_video(state, max_frame_num_to_track=frames):
+        pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def measure_peak(choice: str, image_size: int, frames: int, stream: bool) -> float:
+    """Peak memory in MiB of a process of its own."""
+    arguments = f"{choice!r}, {image_size}, {frames}, {stream}"
+    code = f"from benchmarks.sam2_tracking import *; track_and_print_peak({arguments})"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+
+def main(choices: Iterable[str] = ("sam2_nano", "sam2_t"), image_size: int = 256) -> None:
+    """Print peak memory after SHORT and LONG frames, with and without stream."""
+    print(f"image_size={image_size}, 2 objects, peak memory of the process in MiB")
+    print(f"{'model':12}{'stream':>8}{f'{SHORT} frames':>12}{f'{LONG} frames':>12}{'ratio':>8}")
+    for choice in choices:
+        for stream in (True, False):
+            short, long = (measure_peak(choice, image_size, frames, stream) for frames in (SHORT, LONG))
+            print(f"{choice:12}{stream!s:>8}{short:12.0f}{long:12.0f}{long / short:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
