@@ -6,6 +6,7 @@ Importing this module must stay cheap (no torch, MONAI or MLflow): `python run.p
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -15,17 +16,27 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# What cannot change a run's numbers. Everything else in the config is part of what the run is.
+# What cannot change a run's numbers, or is counted under another key. Everything else is part of what the run is.
 NOT_IDENTITY = {
     "hydra", "paths", "tracking", "sweep", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
-    "study", "dataset.root", "trainer.checkpoint_minutes", "metrics.overlays",
+    "study", "dataset.root", "model.sha256", "model.strict", "model.tuning.lr", "model.tuning.max_epochs",
+    "trainer.checkpoint_minutes", "metrics.overlays",
 }  # fmt: skip
 
 
 def register_resolvers() -> None:
-    """Makes `${project:}` and `${run_id:}` known to OmegaConf."""
+    """Makes `${project:}`, `${package:}` and `${run_id:}` known to OmegaConf."""
     OmegaConf.register_new_resolver("project", lambda sub="": str(PROJECT / sub), replace=True)
+    OmegaConf.register_new_resolver("package", find_in_package, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda *, _root_: run_id(_root_), replace=True)
+
+
+def find_in_package(file: str) -> str:
+    """The path of `package/.../file`, which is not imported; as it came if there is no such package."""
+    package, _, inside = file.partition("/")
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return str(Path(folders[0]) / inside) if folders else file
 
 
 # ------------------------------------------------------------------------------------------------ identity
@@ -34,7 +45,8 @@ def register_resolvers() -> None:
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of a composed config that decides a run's numbers, resolved, as flat `dotted.key: value`.
 
-    Paths are left out, so that a run keeps its identity on another machine; a checkpoint counts by its content.
+    Paths are left out, so that a run keeps its identity on another machine; a checkpoint counts by its content, or by
+    the SHA-256 that the model states and loading checks.
     """
     flat: dict[str, Any] = {}
     for key in map(str, cfg):
@@ -45,7 +57,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
             value = OmegaConf.to_container(value, resolve=True)
         flat.update(flatten(value, key))
     if flat.get("model.checkpoint"):
-        flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
+        stated = flat.get("model.sha256")
+        flat["model.checkpoint"] = stated or _content_id(environment_path(flat["model.checkpoint"]))
     # a release decides which file is loaded, and that counts by its content
     return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY and not k.startswith("model.release.")}
 

@@ -29,11 +29,13 @@ SIZE = 32
 
 
 def compose_config(*overrides: str) -> DictConfig:
-    """What `python run.py OVERRIDES` would run.
+    """What `python run.py OVERRIDES` would run; the smallest model where none is named.
 
     Composing takes half a second, so it is done once per set of groups; plain values are merged into a copy.
     """
     groups = tuple(o for o in overrides if _is_group(o.lstrip("+").split("=")[0]))
+    if not any(o.startswith(("model=", "experiment=")) for o in groups):
+        groups = ("model=sam2_nano", *groups)
     cfg = copy.deepcopy(_compose(groups))
     OmegaConf.set_struct(cfg, False)
     for override in overrides:

@@ -90,11 +90,11 @@ def test_every_job_runs_and_the_table_follows(
 
 
 def test_combinations_that_are_the_same_run_run_once(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
-    some = jobs("optim.lr=1e-4 seed=0", "optim.lr=0.0001 seed=0", "seed=0 num_workers=1", "optim.lr=1e-4 seed=1")
+    some = jobs("optim.lr=1e-3 seed=0", "optim.lr=0.001 seed=0", "seed=0 num_workers=1", "optim.lr=1e-3 seed=1")
     launch = Launcher(some)
     run_sweep(some, ["optim.lr", "seed"], launch)
-    assert plain(launch.calls) == ["optim.lr=1e-4 seed=0", "optim.lr=1e-4 seed=1"]
-    assert table(tmp_path)[2] == "| 1e-4 | 2/2 | 0.805 ± 0.007 (2) |"
+    assert plain(launch.calls) == ["optim.lr=1e-3 seed=0", "optim.lr=1e-3 seed=1"]
+    assert table(tmp_path)[2] == "| 1e-3 | 2/2 | 0.805 ± 0.007 (2) |"
 
 
 def test_finished_runs_are_not_launched_but_stand_in_the_table(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:

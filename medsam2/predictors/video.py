@@ -193,8 +193,7 @@ class SAM2VideoPredictor:
             return state.obj_ids, []
         frames = state.get_object(obj_id).prompted_frames
         del state.objects[obj_id]
-        if not need_output or not state.objects:
-            return state.obj_ids, []
+        frames = frames if need_output and state.objects else []
         return state.obj_ids, [(t, self._compute_output(state, t)[2]) for t in frames]
 
     def reset_state(self, state: VideoState) -> None:
@@ -245,6 +244,6 @@ class SAM2VideoPredictor:
         absent = torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.tracker.device)
         answers = [obj.answer(frame_idx) for obj in state.objects.values()]
         masks = [absent if x is None or x.low_res_masks is None else x.low_res_masks for x in answers]
-        low = torch.cat([x.to(self.tracker.device) for x in masks])
+        low = torch.cat([x.to(absent.device) for x in masks])
         logits = F.interpolate(low, state.size, mode="bilinear", align_corners=False)
         return frame_idx, state.obj_ids, suppress_overlap(logits) if self.non_overlap_masks else logits

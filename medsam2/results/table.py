@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +55,27 @@ def build_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
                 record[f"{dataset} {heading} n"] = len(values)
         records.append(record)
     return pd.DataFrame(records)
+
+
+def split_structures(runs: Sequence[SweepRun]) -> list[SweepRun]:
+    """The runs once per structure: swept with it, and its metrics where those of the mean were.
+
+    Structures are those that some run of the dataset has a test score of.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for run in runs:
+        found = [key.split("/")[2] for key in run.metrics if key.startswith("test/dice/")]
+        names.setdefault(run.dataset, {}).update(dict.fromkeys(name for name in found if name != "mean"))
+    return [
+        replace(run, swept={**run.swept, "structure": name}, metrics=_metrics_of(run, name))
+        for run in runs
+        for name in names[run.dataset]
+    ]
+
+
+def _metrics_of(run: SweepRun, structure: str) -> dict[str, float]:
+    keys = {key: key.removesuffix("mean") + structure for key in COLUMNS}
+    return {key: run.metrics[own] for key, own in keys.items() if own in run.metrics}
 
 
 def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medsam2.results.table import SweepRun, build_table, print_table, save_table
+from medsam2.results.table import SweepRun, build_table, print_table, save_table, split_structures
 
 
 def done(model: str, seed: int, dice: float, dataset: str = "refuge", **more: float) -> SweepRun:
@@ -59,6 +59,21 @@ def test_axes_that_a_job_does_not_sweep_are_empty() -> None:
     runs = [done("s", 0, 0.8), SweepRun({"optim.lr": "1e-3", "seed": "0"}, "refuge", 0, "finished", {})]
     frame = build_table(runs)
     assert frame[["model", "optim.lr"]].to_numpy().tolist() == [["s", ""], ["", "1e-3"]]
+
+
+def test_structures_are_rows_with_their_own_numbers() -> None:
+    cup = {"test/dice/cup": 0.6, "zero_shot/dice/cup": 0.2, "val/dice/cup": 0.9}
+    runs = [done("s", seed, 0.7, **{**cup, "test/dice/disc": 0.8 + seed / 10}) for seed in (0, 1)]
+    runs += [SweepRun({"model": "b", "seed": "0"}, "refuge", 0, "failed", {})]
+    frame = build_table(split_structures(runs))
+    assert frame[["model", "structure", "runs"]].to_numpy().tolist() == [
+        ["s", "cup", "2/2"], ["s", "disc", "2/2"], ["b", "cup", "0/1"], ["b", "disc", "0/1"]
+    ]  # fmt: skip
+    assert frame["refuge dice mean"].tolist()[:2] == pytest.approx([0.6, 0.85])
+    assert frame["refuge dice n"].tolist() == [2, 2, 0, 0]
+    assert frame["refuge zero-shot dice mean"].tolist()[:1] == [0.2]
+    assert frame["refuge zero-shot dice n"].tolist() == [2, 0, 0, 0]
+    assert split_structures([done("s", 0, 0.8)]) == []  # no structure is known
 
 
 def test_a_sweep_over_seeds_alone_is_one_row() -> None:
