@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from medsam2.build import build_network
 from medsam2.config import environment_path, identity, run_id
 from medsam2.config_check import ConfigError, check, is_command
 from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, write_atomic
@@ -193,7 +194,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         torch.set_num_threads(cfg.num_threads)
     trainer = instantiate(cfg.trainer)
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
-    method = instantiate(cfg.method)(model=_build_model(cfg), loss=instantiate(cfg.loss))
+    method = instantiate(cfg.method)(model=build_network(cfg), loss=instantiate(cfg.loss))
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
     optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
@@ -230,18 +231,6 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         num_workers=cfg.num_workers,
         seed=cfg.seed,
     )
-
-
-def _build_model(cfg: DictConfig) -> Any:
-    from medsam2.modeling.weights import load_checkpoint
-
-    model = instantiate(cfg.model.network)
-    if cfg.model.checkpoint is not None:
-        load_checkpoint(model, environment_path(cfg.model.checkpoint), strict=cfg.model.strict, sha256=cfg.model.sha256)
-    count = sum(p.numel() for p in model.parameters())
-    start = "random weights" if cfg.model.checkpoint is None else Path(cfg.model.checkpoint).name
-    log.info("%s: %.2f M parameters, %s, %d px", cfg.model.name, count / 1e6, start, cfg.image_size)
-    return model
 
 
 # -------------------------------------------------------------------------------------------------- edges

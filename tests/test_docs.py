@@ -15,3 +15,11 @@ def test_every_difference_names_the_test_that_shows_it(row: str) -> None:
     assert found, "no test named"
     file, name = found.groups()
     assert f"def {name}(" in (PROJECT / file).read_text()
+
+
+def test_the_readme_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    exec(program, {})
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(int(number) for number, _ in lines) == list(range(20))
+    assert {name for _, name in lines} == {"['liver']"}

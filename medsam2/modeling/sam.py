@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medsam2.modeling.encoder_memory import EncoderMemory
+from medsam2.modeling.feature_cache import FeatureCache
 from medsam2.modeling.image_encoder import ImageEncoder, check_image_size
 from medsam2.modeling.mask_decoder import MaskDecoder, MaskPredictions
 from medsam2.modeling.prompt_encoder import PromptEncoder
@@ -62,7 +62,7 @@ class SAM(nn.Module):
         check_image_size("image_size", image_size, image_encoder.stride)
         self.image_size = image_size
         self.min_max = min_max
-        self.encoder_memory = EncoderMemory(keep_features)
+        self.feature_cache = FeatureCache(keep_features)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
         self.image_encoder = image_encoder
@@ -78,7 +78,7 @@ class SAM(nn.Module):
 
     def forward_image(self, pixels: Tensor) -> ImageFeatures:
         """Encode normalised pixels B x 3 x S x S."""
-        *fine, embed = self.encoder_memory.encode(self.image_encoder, pixels)
+        *fine, embed = self.feature_cache.encode(self.image_encoder, pixels)
         return ImageFeatures(embed, self.sam_mask_decoder.project_high_res(*fine))
 
     def encode_image(self, images: Tensor) -> ImageFeatures:

@@ -36,7 +36,7 @@ class SAM2(SAM):
     """SAM 2.
 
     Args:
-        image_encoder ... pixel_std: as SAM.
+        image_encoder ... pixel_std, keep_features: as SAM.
         memory_attention, memory_encoder, memory_selection: the built parts of the memory.
         multimask_output_in_sam: whether to ask for candidates at all; multimask_output_for_tracking: on tracked frames.
         multimask_min_pt_num, multimask_max_pt_num: the numbers of points, inclusive, that ask for them.
@@ -72,8 +72,10 @@ class SAM2(SAM):
         add_tpos_enc_to_obj_ptrs: bool,
         proj_tpos_enc_in_obj_ptrs: bool,
         no_obj_embed_spatial: bool,
+        keep_features: int = 0,
     ) -> None:
-        super().__init__(image_encoder, sam_prompt_encoder, sam_mask_decoder, image_size, pixel_mean, pixel_std)
+        parts = (image_encoder, sam_prompt_encoder, sam_mask_decoder)
+        super().__init__(*parts, image_size, pixel_mean, pixel_std, keep_features=keep_features)
         self.memory_attention = memory_attention
         self.memory_encoder = memory_encoder
         self.memory_selection = memory_selection

@@ -244,7 +244,9 @@ class _Fit:
     def _report_idle(self) -> None:
         """Says which trainable parameters this loss never reaches: they keep their values."""
         seen = {id(p) for p, state in self.optimizer.state.items() if state}
-        idle = [n for n, p in self.method.model.named_parameters() if p.requires_grad and id(p) not in seen]
+        trained = {n: p for n, p in self.method.model.named_parameters() if p.requires_grad}
+        idle = [n for n, p in trained.items() if id(p) not in seen]
+        busy = {n.split(".")[0] for n in trained.keys() - idle}
         if idle:
-            parts = sorted({".".join(n.split(".")[:2]) for n in idle})
+            parts = sorted({".".join(n.split(".")[: 2 if n.split(".")[0] in busy else 1]) for n in idle})
             log.info("%d parameter tensors get no gradient from this loss: %s", len(idle), ", ".join(parts))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsam2.modeling.encoder_memory import EncoderMemory
+from medsam2.modeling.feature_cache import FeatureCache
 from medsam2.modeling.layers import DropPath
 
 
@@ -27,29 +27,29 @@ def images(*values: float) -> Tensor:
 
 
 def test_an_image_is_encoded_once_in_whatever_batch_it_comes() -> None:
-    encoder, memory = Counter(), EncoderMemory(8)
+    encoder, cache = Counter(), FeatureCache(8)
     for values in ((1.0, 2.0, 3.0), (3.0, 1.0), (2.0,), (4.0, 2.0)):
-        fine, coarse = memory.encode(encoder, images(*values))
+        fine, coarse = cache.encode(encoder, images(*values))
         assert fine[:, 0, 0, 0].tolist() == [2 * v for v in values]
         assert torch.equal(coarse, fine[..., ::2, ::2])
     assert encoder.seen == 4
 
 
 def test_a_flipped_image_is_another_one() -> None:
-    encoder, memory = Counter(), EncoderMemory(8)
+    encoder, cache = Counter(), FeatureCache(8)
     x = torch.arange(48.0).view(1, 3, 4, 4)
     for image in (x, x.flip(-1), x, x.transpose(2, 3)):
-        assert torch.equal(memory.encode(encoder, image)[0], 2 * image)
+        assert torch.equal(cache.encode(encoder, image)[0], 2 * image)
     assert encoder.seen == 3
 
 
 def test_the_image_that_was_longest_unused_goes_first() -> None:
-    encoder, memory = Counter(), EncoderMemory(2)
+    encoder, cache = Counter(), FeatureCache(2)
     for value in (1.0, 2.0, 1.0, 3.0, 1.0):
-        memory.encode(encoder, images(value))
+        cache.encode(encoder, images(value))
     assert encoder.seen == 3
-    memory.encode(encoder, images(2.0))
-    assert (encoder.seen, len(memory.kept)) == (4, 2)
+    cache.encode(encoder, images(2.0))
+    assert (encoder.seen, len(cache.kept)) == (4, 2)
 
 
 def change_weight(encoder: Counter) -> None:
@@ -63,33 +63,33 @@ def load_weight(encoder: Counter) -> None:
 
 @pytest.mark.parametrize("change", [change_weight, load_weight])
 def test_a_changed_encoder_forgets(change: object) -> None:
-    encoder, memory = Counter(), EncoderMemory(8)
-    memory.encode(encoder, images(1.0))
+    encoder, cache = Counter(), FeatureCache(8)
+    cache.encode(encoder, images(1.0))
     change(encoder)  # type: ignore[operator]
-    assert memory.encode(encoder, images(1.0))[0][0, 0, 0, 0] == 6.0
+    assert cache.encode(encoder, images(1.0))[0][0, 0, 0, 0] == 6.0
 
 
 @pytest.mark.parametrize("reason", ["no room", "trained", "random", "pixels with a gradient"])
 def test_nothing_is_kept_where_the_answer_may_differ(reason: str) -> None:
-    encoder, memory = Counter(0.5 if reason == "random" else 0.0), EncoderMemory(0 if reason == "no room" else 8)
+    encoder, cache = Counter(0.5 if reason == "random" else 0.0), FeatureCache(0 if reason == "no room" else 8)
     encoder.scale.requires_grad_(reason == "trained")
     x = images(1.0, 1.0).requires_grad_(reason == "pixels with a gradient")
     for _ in range(2):
-        memory.encode(encoder, x)
-    assert (encoder.seen, len(memory.kept)) == (4, 0)
+        cache.encode(encoder, x)
+    assert (encoder.seen, len(cache.kept)) == (4, 0)
 
 
 def test_precisions_and_inference_tensors_are_kept_apart() -> None:
-    encoder, memory = Counter(), EncoderMemory(8)
+    encoder, cache = Counter(), FeatureCache(8)
     with torch.inference_mode():
-        memory.encode(encoder, images(1.0))
-    kept = memory.encode(encoder, images(1.0))[0]
+        cache.encode(encoder, images(1.0))
+    kept = cache.encode(encoder, images(1.0))[0]
     assert not kept.is_inference()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        memory.encode(encoder, images(1.0))
+        cache.encode(encoder, images(1.0))
     assert encoder.seen == 3
 
 
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match="keep_features=-1 must be a number of images"):
-        EncoderMemory(-1)
+        FeatureCache(-1)

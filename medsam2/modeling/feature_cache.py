@@ -21,7 +21,7 @@ def _tensors(encoder: nn.Module) -> Iterator[Tensor]:
     yield from encoder.buffers()
 
 
-class EncoderMemory:
+class FeatureCache:
     """Keeps what an encoder made of the last `limit` images (0: none) for as long as it stays as it is.
 
     Each image is encoded alone: what is kept must not depend on the batch in which it came first. Augmented images
@@ -39,7 +39,7 @@ class EncoderMemory:
         self.state: list[tuple[int, int]] = []
 
     def encode(self, encoder: nn.Module, pixels: Tensor) -> list[Tensor]:
-        """encoder(pixels), from memory where possible; pixels B x 3 x H x W."""
+        """encoder(pixels), from the cache where possible; pixels B x 3 x H x W."""
         if self.limit == 0 or pixels.requires_grad or not is_constant(encoder):
             return encoder(pixels)
         state = [(x.data_ptr(), x._version) for x in _tensors(encoder)]  # every change in place is counted

@@ -1,0 +1,48 @@
+"""The network from its configuration, for a run and for use without one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from medsam2.config import PROJECT, environment_path, register_resolvers
+
+if TYPE_CHECKING:
+    from medsam2.modeling.sam import SAM
+
+log = logging.getLogger(__name__)
+
+
+def build_model(model: str, *overrides: str) -> SAM:
+    """A network of conf/model with its weights, in evaluation mode: `build_model("sam2_t", "image_size=512")`.
+
+    Args:
+        model: a choice of the group `model`; its checkpoint is loaded, `model.checkpoint=null` leaves random weights.
+        overrides: any others, as on the command line of run.py.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_checkpoint. hydra.errors.HydraException: an override that is none.
+    """
+    register_resolvers()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"model={model}", *overrides])
+    return build_network(cfg).eval()
+
+
+def build_network(cfg: DictConfig) -> SAM:
+    """The network of a run's config, with its weights, in training mode."""
+    from medsam2.modeling.weights import load_checkpoint
+
+    network: SAM = instantiate(cfg.model.network)
+    if cfg.model.checkpoint is not None:
+        path = environment_path(cfg.model.checkpoint)
+        load_checkpoint(network, path, strict=cfg.model.strict, sha256=cfg.model.sha256)
+    count = sum(p.numel() for p in network.parameters())
+    start = "random weights" if cfg.model.checkpoint is None else Path(cfg.model.checkpoint).name
+    log.info("%s: %.2f M parameters, %s, %d px", cfg.model.name, count / 1e6, start, cfg.image_size)
+    return network
