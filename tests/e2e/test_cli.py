@@ -94,9 +94,10 @@ def test_a_failing_job_is_named_and_leaves_the_others_alone(tmp_path: Path) -> N
     assert (table["optim.lr"].tolist(), table["runs"].tolist()) == ([1e30, 1e-3], ["0/1", "1/1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kill",
-    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow)],
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")],
 )
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path, kill: signal.Signals) -> None:
     run = [*QUICK, "trainer.max_epochs=4", "tracking=none"]
