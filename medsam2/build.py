@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -26,12 +29,27 @@ def build_model(model: str, *overrides: str) -> SAM:
         overrides: any others, as on the command line of run.py.
 
     Raises:
-        FileNotFoundError, ValueError: as load_checkpoint. hydra.errors.HydraException: an override that is none.
+        FileNotFoundError, ValueError: as load_checkpoint. ValueError: an image_size that is no multiple of 32.
+        hydra.errors.HydraException: an override that is none.
     """
+    from medsam2.modeling.image_encoder import check_image_size
+
     register_resolvers()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with _no_other_app(), initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("config", [f"model={model}", *overrides])
+    check_image_size("image_size", cfg.image_size, 32)
     return build_network(cfg).eval()
+
+
+@contextmanager
+def _no_other_app() -> Iterator[None]:
+    """Let a caller that is a Hydra application itself keep its own state."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def build_network(cfg: DictConfig) -> SAM:

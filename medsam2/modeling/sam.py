@@ -85,8 +85,13 @@ class SAM(nn.Module):
         """Encode images B x 3 x S x S, RGB in [0, 1], that stand alone.
 
         Raises:
-            ValueError: the images are not image_size x image_size.
+            ValueError: the images are no floats, not B x 3, or not image_size x image_size.
         """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"images are {' x '.join(map(str, images.shape))} of {images.dtype}: pass B x 3 x S x S floats, "
+                "RGB in [0, 1]"
+            )
         if images.shape[-2:] != (self.image_size, self.image_size):
             height, width = images.shape[-2:]
             raise ValueError(

@@ -105,7 +105,7 @@ class SAM2(SAM):
         """Encode images B x 3 x S x S, RGB in [0, 1], that stand alone: embed includes "no memory".
 
         Raises:
-            ValueError: the images are not image_size x image_size.
+            ValueError: as SAM.encode_image.
         """
         return self.without_memory(super().encode_image(images))
 
@@ -114,7 +114,8 @@ class SAM2(SAM):
         return features._replace(embed=features.embed + self.no_mem_embed.reshape(1, -1, 1, 1))
 
     def use_multimask(self, num_points: int, is_init_cond_frame: bool = True) -> bool:
-        """Whether to ask for candidates given this many points per object (a box counts 2, padding 0)."""
+        """Whether to ask for candidates given this many labels per object (a box has 2; PromptEncoder's own padding
+        does not count)."""
         asked = is_init_cond_frame or self.multimask_output_for_tracking
         return self.multimask_output_in_sam and asked and num_points in self.multimask_points
 
@@ -128,7 +129,8 @@ class SAM2(SAM):
     def gather_memory(self, plan: MemoryPlan, history: History) -> MemoryTokens:
         """The tokens of a plan: its memories (which must have features), then its pointers."""
         features = [history.features(frame) for frame in plan.memories]
-        tokens = [x.flatten(2).transpose(1, 2) for x in features]
+        # One dtype for all: memories may be kept in half precision, whatever the pointers and autocast are in.
+        tokens = [x.flatten(2).transpose(1, 2).float() for x in features]
         place = self.memory_encoder.position_encoding(features[0].float()).flatten(2).transpose(1, 2)
         positions = [place + self.maskmem_tpos_enc[frame.offset] for frame in plan.memories]
         if not plan.pointers:
@@ -137,14 +139,15 @@ class SAM2(SAM):
         pointers = pointers.reshape(pointers.shape[0], -1, self.mem_dim)  # C / M tokens per pointer
         split = pointers.shape[1] // len(plan.pointers)
         pointer_positions = self._pointer_positions(plan, pointers.device).repeat_interleave(split, dim=0)
-        memory = torch.cat([*(x.to(pointers.dtype) for x in tokens), pointers], dim=1)
+        memory = torch.cat([*tokens, pointers.float()], dim=1)
         return MemoryTokens(memory, torch.cat([*positions, pointer_positions[None]], dim=1), pointers.shape[1])
 
     def _pointer_positions(self, plan: MemoryPlan, device: torch.device) -> Tensor:
         """Encoded distances of the plan's pointers: P x M."""
         if not self.add_tpos_enc_to_obj_ptrs:
             return torch.zeros(len(plan.pointers), self.mem_dim, device=device)
-        distance = torch.tensor([frame.offset / plan.pointer_span for frame in plan.pointers], device=device)
+        offsets = torch.tensor([frame.offset / plan.pointer_span for frame in plan.pointers])
+        distance = offsets.to(device, non_blocking=True)
         if self.obj_ptr_tpos_proj is None:
             return get_1d_sine_pe(distance, self.mem_dim)
         return self.obj_ptr_tpos_proj(get_1d_sine_pe(distance, self.obj_ptr_tpos_proj.in_features))

@@ -56,6 +56,20 @@ def test_model_and_encoder_check_their_size(model: SAM2) -> None:
         model.encode_image(images(1, 64))
 
 
+@pytest.mark.parametrize(
+    ("images", "shown"),
+    [
+        (torch.zeros(3, 128, 128), "3 x 128 x 128"),
+        (torch.zeros(1, 2, 3, 128, 128), "1 x 2 x 3 x 128 x 128"),
+        (torch.zeros(1, 1, 128, 128), "1 x 1 x 128 x 128"),
+        (torch.zeros(1, 3, 128, 128, dtype=torch.uint8), "1 x 3 x 128 x 128 of torch.uint8"),
+    ],
+)
+def test_other_images_are_refused(model: SAM2, images: Tensor, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"images are {shown}.*pass B x 3 x S x S floats"):
+        model.encode_image(images)
+
+
 @pytest.mark.parametrize("windows", ["[7,4,8,4]", "[8,4,7,4]"])
 def test_windows_that_do_not_fit_are_refused(windows: str) -> None:
     with pytest.raises(Exception, match=r"window_spec=.*divide 8.*even"):

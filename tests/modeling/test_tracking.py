@@ -241,6 +241,35 @@ def compiled_parts(backend: str) -> None:
 
 
 @torch.no_grad()
+def test_graphs_of_the_video_heads_have_no_breaks(model: SAM2) -> None:
+    features, points = model.without_memory(encode(model, 0)), (BOXES[:2], LABELS[:2])
+    previous = torch.zeros(2, 1, 16, 16)
+    predict = torch.compile(model.predict_masks, fullgraph=True, backend="eager")
+    for arguments in ((points, previous, False), (None, None, True)):
+        for a, b in zip(predict(features, *arguments), model.predict_masks(features, *arguments), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    given = torch.compile(model.use_mask_as_output, fullgraph=True, backend="eager")
+    for a, b in zip(given(features, disc(9.0)), model.use_mask_as_output(features, disc(9.0)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_memories_of_any_dtype_run_under_autocast_of_any_other(
+    model: SAM2, stored: torch.dtype, autocast: torch.dtype
+) -> None:
+    frame = FrameMemory(torch.ones(1, 32, 4, 4, dtype=stored), torch.ones(1, 128))
+    history, features = History(cond={0: frame}), encode(model, 1)
+    for pointers in ((), (Remembered(0, True, 1),)):
+        plan = MemoryPlan((Remembered(0, True, 6),), pointers, 15)
+        with torch.autocast("cpu", dtype=autocast):
+            embed = model.condition(features, plan, history).embed
+        expected = model.condition(features, plan, history).embed
+        assert (embed - expected).norm() < 0.02 * expected.norm()
+
+
+@torch.no_grad()
 def test_graphs_of_the_memory_have_no_breaks() -> None:
     compiled_parts("eager")
 
