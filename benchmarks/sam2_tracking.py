@@ -1,8 +1,8 @@
 """Tracking as parts of benchmarks.sam2, and `python -m benchmarks.sam2_tracking`: memory on long videos.
 
 The part: 8 objects through 16 frames as one batch, against the same objects one at a time, with the features of a frame
-shared between them (as in a loop over objects) and each on its own (as in 8 calls). Random weights; a frame costs the
-same whatever is on it.
+shared between them (as in a loop over objects) and each on its own (as in 8 calls), and against transformers, which
+loops over objects. Random weights; a frame costs the same whatever is on it.
 
 The command: peak memory of a process that tracks 2 objects through 200 frames, against one that stops after 20; frames
 are drawn one at a time.
@@ -39,13 +39,14 @@ class DrawnFrames:
     count: int
     height: int
     width: int
+    device: torch.device
 
     def __len__(self) -> int:
         return self.count
 
     def load(self, frame_idx: int) -> Tensor:
-        generator = torch.Generator().manual_seed(frame_idx)
-        return torch.rand(3, self.height, self.width, generator=generator)
+        generator = torch.Generator(self.device).manual_seed(frame_idx)
+        return torch.rand(3, self.height, self.width, generator=generator, device=self.device)
 
 
 def make_predictor(choice: str, image_size: int, device: str = "cpu") -> SAM2VideoPredictor:
@@ -57,15 +58,19 @@ def start(
     predictor: SAM2VideoPredictor, image_size: int, objects: Iterable[int], frames: int = FRAMES, stream: bool = False
 ) -> VideoState:
     """A video whose objects are prompted on the first frame, each with a box of its own."""
-    state = predictor.init_state(DrawnFrames(frames, image_size, image_size), stream=stream)
+    video = DrawnFrames(frames, image_size, image_size, predictor.tracker.device)
+    state = predictor.init_state(video, stream=stream)
     for i in objects:
         add_box(predictor, state, i)
     return state
 
 
+def make_box(i: int, size: int) -> tuple[float, float, float, float]:
+    return (size / 32 * i, size / 16, size / 32 * i + size / 3, size / 2)
+
+
 def add_box(predictor: SAM2VideoPredictor, state: VideoState, i: int) -> None:
-    size = state.frames.width
-    predictor.add_new_points_or_box(state, 0, i, box=(size / 32 * i, size / 16, size / 32 * i + size / 3, size / 2))
+    predictor.add_new_points_or_box(state, 0, i, box=make_box(i, state.frames.width))
 
 
 def track_batched(predictor: SAM2VideoPredictor, image_size: int) -> None:
@@ -107,7 +112,43 @@ def tracking_work(track: Callable[[SAM2VideoPredictor, int], None], setting: Set
 
 def tracking_part() -> dict[str, Callable[[Setting], Callable[[], None]]]:
     """The part as benchmarks.sam2 takes it."""
-    return {name: partial(tracking_work, track) for name, track in WAYS.items()}
+    ways = {name: partial(tracking_work, track) for name, track in WAYS.items()}
+    return {**ways, "transformers": transformers_tracking}
+
+
+def transformers_tracking(setting: Setting) -> Callable[[], None]:
+    """The same objects and frames through Hugging Face's model."""
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+    from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+    from benchmarks.sam2 import transformers_vision_config
+
+    size = setting.size
+    config = Sam2VideoConfig(
+        vision_config=transformers_vision_config(setting),
+        prompt_encoder_config={"image_size": size},
+        image_size=size,
+        memory_attention_rope_feat_sizes=[size // 16, size // 16],
+        enable_occlusion_spatial_embedding=True,
+        enable_temporal_pos_encoding_for_object_pointers=True,
+    )
+    model = Sam2VideoModel(config).eval().to(setting.device)
+    video = torch.rand(FRAMES, 3, size, size)
+
+    @torch.inference_mode()
+    def work() -> None:
+        session = Sam2VideoInferenceSession(video, size, size, *[setting.device] * 3, dtype=torch.float32)
+        for i in range(OBJECTS):
+            corners = torch.tensor(make_box(i, size)).view(1, 1, 2, 2)
+            points = {"point_coords": corners, "point_labels": torch.tensor([[[2, 3]]])}
+            session.add_point_inputs(session.obj_id_to_idx(i), 0, points)
+        session.obj_with_new_inputs = list(range(OBJECTS))
+        with setting.autocast():
+            model(inference_session=session, frame_idx=0)
+            for _ in model.propagate_in_video_iterator(session):
+                pass
+
+    return work
 
 
 def track_and_print_peak(choice: str, image_size: int, frames: int, stream: bool) -> None:
