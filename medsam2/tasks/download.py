@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,8 @@ def download(url: str, part: Part, size: int | None, timeout: float, attempts: i
 def _transfer(url: str, part: Part, size: int | None, timeout: float) -> None:
     """One request: appends to the part, or begins it again where there is none of the file that the server has."""
     known = part.source(url)
+    if known is not None and size not in (None, known.size):
+        known = None  # begun when another size was expected
     if known is not None and known.size == part.length:
         return  # killed after the last byte
     headers = {}
@@ -136,7 +138,8 @@ def _transfer(url: str, part: Part, size: int | None, timeout: float) -> None:
     with _open(url, timeout, headers) as response:
         source = _source(url, response)
         if size is not None and source.size not in (None, size):
-            raise ValueError(f"{url} has {source.size} bytes, model.release.size says {size}: another file by now")
+            raise _other_size(url, source.size, size)
+        source = replace(source, size=source.size or size)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             if source != known or not response.headers["Content-Range"].startswith(f"bytes {part.length}-"):
                 raise Changed("the server has another file now")
@@ -145,6 +148,16 @@ def _transfer(url: str, part: Part, size: int | None, timeout: float) -> None:
             part.begin(source)
         _check_space(part, (source.size or 0) - part.length)
         _append(part, response, source.size)
+    if size is not None and part.length > size:
+        came = part.length
+        part.remove()
+        raise _other_size(url, came, size)
+    if source.size is not None and part.length != source.size:
+        raise Broken(f"{part.length} of {source.size} bytes came")
+
+
+def _other_size(url: str, found: int | None, size: int) -> ValueError:
+    return ValueError(f"{url} has {found} bytes, model.release.size says {size}: another file by now")
 
 
 def _append(part: Part, response: Any, size: int | None) -> None:
@@ -163,8 +176,6 @@ def _append(part: Part, response: Any, size: int | None) -> None:
         raise Broken(str(error)) from error
     except http.client.HTTPException as error:
         raise Broken(repr(error)) from error
-    if size is not None and part.length != size:
-        raise Broken(f"{part.length} of {size} bytes came")
 
 
 def _check_space(part: Part, needed: int) -> None:
@@ -209,6 +220,6 @@ def _open(url: str, timeout: float, headers: Mapping[str, str]) -> Any:
 def _source(url: str, response: Any) -> Source:
     tag = response.headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    whole = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    whole = re.fullmatch(r"bytes \d+-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     length = whole[1] if whole else response.headers.get("Content-Length")
-    return Source(url, validator, int(length) if length else None)
+    return Source(url, validator, int(length) if length not in (None, "*") else None)

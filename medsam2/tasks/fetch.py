@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from medsam2.modeling.identity import hash_file
 from medsam2.tasks.download import Part, check_url, describe, download
 
 log = logging.getLogger(__name__)
@@ -109,16 +109,11 @@ def _is_right(target: Path, url: str, size: int | None, sha256: str | None, forc
     return right
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(folder: Path) -> None:
-    """The renaming itself onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """The renaming itself onto the disk, where a folder can be opened for it: on Windows it cannot."""
+    with suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

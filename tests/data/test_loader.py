@@ -21,7 +21,7 @@ from medsam2.data.loader import (
     scale_points,
 )
 from medsam2.data.prompts import BoxPrompt, ClickPrompt
-from medsam2.data.records import Case, of_split
+from medsam2.data.records import Case, DatasetError, of_split
 
 
 def prompted(dataset: MemoryDataset | None = None, **settings: object) -> PromptedCases:
@@ -185,6 +185,22 @@ def test_transforms_are_applied_in_training_only() -> None:
     assert not torch.equal(first, plain)
     assert not torch.equal(first, second)
     assert torch.equal(first, prompted(transforms=darken, training=True)[(0, 0)].image)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_image_that_is_not_finite_names_its_case(value: float, training: bool) -> None:
+    class Broken(MemoryDataset):
+        def load(self, record):  # type: ignore[no-untyped-def]
+            case = super().load(record)
+            if record.index == 2:
+                case.image[19, 29, 1] = value
+            return case
+
+    data = prompted(Broken(), training=training)
+    assert data[1].image.isfinite().all()
+    with pytest.raises(DatasetError, match=r"dataset=memory, case case2: its image holds NaN or infinite .*correct it"):
+        data[2]
 
 
 def test_clicks_use_the_agreement_of_raters() -> None:

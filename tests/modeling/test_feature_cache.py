@@ -61,12 +61,45 @@ def load_weight(encoder: Counter) -> None:
     encoder.load_state_dict({"scale": torch.tensor(6.0)})
 
 
-@pytest.mark.parametrize("change", [change_weight, load_weight])
+def replace_weight(encoder: Counter) -> None:
+    encoder.scale.data = torch.tensor(6.0)
+
+
+def assign_weight(encoder: Counter) -> None:
+    encoder.load_state_dict({"scale": torch.tensor(6.0)}, assign=True)
+
+
+@pytest.mark.parametrize("change", [change_weight, load_weight, replace_weight, assign_weight])
 def test_a_changed_encoder_forgets(change: object) -> None:
     encoder, cache = Counter(), FeatureCache(8)
     cache.encode(encoder, images(1.0))
     change(encoder)  # type: ignore[operator]
     assert cache.encode(encoder, images(1.0))[0][0, 0, 0, 0] == 6.0
+
+
+def test_a_weight_written_under_another_name_is_not_seen_until_the_cache_is_emptied() -> None:
+    encoder, cache = Counter(), FeatureCache(8)
+    cache.encode(encoder, images(1.0))
+    encoder.scale.data.copy_(torch.tensor(6.0))
+    assert cache.encode(encoder, images(1.0))[0][0, 0, 0, 0] == 2.0  # what the docstring warns of
+    cache.kept.clear()
+    assert cache.encode(encoder, images(1.0))[0][0, 0, 0, 0] == 6.0
+
+
+@pytest.mark.parametrize("where", ["parameter", "buffer"])
+def test_an_encoder_made_in_inference_mode_is_asked_each_time(where: str) -> None:
+    encoder, cache = Counter(), FeatureCache(8)
+    with torch.inference_mode():
+        made = torch.tensor(2.0)
+        if where == "parameter":
+            encoder.scale = nn.Parameter(made, requires_grad=False)
+        else:
+            encoder.register_buffer("offset", made)
+        for value in (2.0, 6.0):
+            made.fill_(value)
+            encoder.scale.fill_(value)
+            assert cache.encode(encoder, images(1.0))[0][0, 0, 0, 0] == value
+    assert (encoder.seen, len(cache.kept)) == (2, 0)
 
 
 @pytest.mark.parametrize("reason", ["no room", "trained", "random", "pixels with a gradient"])

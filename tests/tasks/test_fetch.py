@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ class Files:
     cut_after: list[int] = field(default_factory=list)  # bytes after which the next responses break off
     errors: list[int] = field(default_factory=list)  # statuses of the next responses
     announce_length: bool = True
+    announce_total: bool = True  # in Content-Range
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)  # Range, If-Range
     url: str = ""
 
@@ -64,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(files.body) - 1}/{len(files.body)}")
+            total = len(files.body) if files.announce_total else "*"
+            self.send_header("Content-Range", f"bytes {start}-{len(files.body) - 1}/{total}")
         if files.announce_length:
             self.send_header("Content-Length", str(len(files.body) - start))
         if files.etag:
@@ -206,6 +209,38 @@ def test_a_server_that_names_no_size(files: Files, target: Path) -> None:
     assert target.read_bytes() == BODY
 
 
+@pytest.mark.parametrize("total", [True, False])
+def test_a_transfer_cut_short_is_seen_by_the_configured_size(files: Files, target: Path, total: bool) -> None:
+    files.announce_length, files.announce_total, files.cut_after = False, total, [500_000]
+    fetch(str(target), files.url, size=len(BODY))
+    assert target.read_bytes() == BODY
+    assert files.asked == [(None, None), ("bytes=500000-", '"one"')]
+
+
+def test_a_part_begun_for_another_size_is_begun_again(files: Files, target: Path) -> None:
+    begin(target, files, sent=900_000)
+    Path(f"{target}.part").write_bytes(BODY)  # whole, as the server's file was
+    files.body, files.etag = NEW[:700_000], '"two"'
+    fetch(str(target), files.url, size=700_000)
+    assert target.read_bytes() == NEW[:700_000]
+    assert files.asked == [(None, None)]
+
+
+def test_a_folder_that_cannot_be_opened_is_not_synced(
+    files: Files, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unrestricted = os.open
+
+    def windows(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return unrestricted(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", windows)
+    fetch(str(target), files.url, sha256=SHA)
+    assert target.read_bytes() == BODY
+
+
 def test_a_server_in_trouble_is_asked_again(files: Files, target: Path) -> None:
     files.errors = [503, 500]
     fetch(str(target), files.url)
@@ -234,6 +269,30 @@ def test_a_wrong_size_is_seen_before_anything_comes(files: Files, target: Path) 
     with pytest.raises(ValueError, match=r"has 1024000 bytes, model\.release\.size says 7"):
         fetch(str(target), files.url, size=7)
     assert left(target) == set()
+
+
+@pytest.mark.parametrize("sent", [500_000, 0])
+def test_bytes_that_are_missing_are_never_accepted(files: Files, target: Path, sent: int) -> None:
+    files.announce_length, files.cut_after = False, [sent, 0, 0]
+    with pytest.raises(ConnectionError, match=f"broken off 2 times, last by: {sent} of 1024000 bytes came"):
+        fetch(str(target), files.url, size=len(BODY), attempts=2)
+    assert not target.exists()
+
+
+def test_bytes_that_are_too_many_are_never_accepted(files: Files, target: Path) -> None:
+    files.announce_length = False
+    with pytest.raises(ValueError, match=r"has 1024000 bytes, model\.release\.size says 1000:"):
+        fetch(str(target), files.url, size=1000)
+    assert left(target) == set()
+
+
+def test_a_full_disk_is_seen_by_the_configured_size(
+    files: Files, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.announce_length = False
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    with pytest.raises(OSError, match="disk is full, 1024000 bytes more are needed"):
+        fetch(str(target), files.url, size=len(BODY))
 
 
 def test_no_such_file(files: Files, target: Path) -> None:
