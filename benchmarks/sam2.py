@@ -297,7 +297,11 @@ def main() -> None:
         setting = Setting(args.sizes[0], args.dtypes[0], args.device, args.variant)
         print(measure_peak(PARTS[args.part[0]][args.peak], setting))
         return
-    rows = [row for part in args.part for setting in list_settings(part, args) for row in compare(part, setting, args)]
+    rows: list[list[str]] = []
+    for part, setting in [(name, setting) for name in args.part for setting in list_settings(name, args)]:
+        new = compare(part, setting, args)
+        print(*(" ".join(row) for row in new), sep="\n", file=sys.stderr, flush=True)  # a long command shows its way
+        rows += new
     command = f"python -m benchmarks.sam2 {' '.join(sys.argv[1:])}"
     text = f"`{command}`\n\n{describe(args.device)}\n\n{to_markdown(rows)}\n"
     print(text)

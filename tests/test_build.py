@@ -30,9 +30,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_size_is_one_clear_error() -> None:
-    with pytest.raises(
-        ValueError, match=r"^image_size=200 is not .* of 32; nearest valid: 192 or 224$"
-    ):
+    with pytest.raises(ValueError, match=r"^image_size=200 is not .* of 32; nearest valid: 192 or 224$"):
         build_model("sam2_nano", "image_size=200")
 
 

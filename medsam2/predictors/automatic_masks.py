@@ -173,7 +173,7 @@ class SAM2AutomaticMaskGenerator:
         )
 
     def _decode(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Low-resolution logits N*C x S/4 x S/4 of N clicks, their predicted IoU and their clicks, N*C each."""
+        """Low-resolution logits N*C x 4n x 4n of N clicks, their predicted IoU and their clicks, N*C each."""
         masks, ious = self._ask(points, None, self.multimask_output)
         points = points.repeat_interleave(masks.shape[1], dim=0)
         masks, ious = masks.flatten(0, 1), ious.flatten()
@@ -185,7 +185,7 @@ class SAM2AutomaticMaskGenerator:
         return masks, ious, points
 
     def _ask(self, points: Tensor, masks: Tensor | None, multimask_output: bool) -> tuple[Tensor, Tensor]:
-        """One positive click each, N x 2 in [0, 1], and masks to improve -> N x C x S/4 x S/4 and N x C."""
+        """One positive click each, N x 2 in [0, 1], and masks to improve -> N x C x 4n x 4n and N x C."""
         coords = points[:, None] * self.predictor.model.image_size
         labels = torch.ones(coords.shape[:2], dtype=torch.long, device=coords.device)
         return self.predictor.predict_torch([Prompts(coords, labels, masks)], [0], multimask_output)

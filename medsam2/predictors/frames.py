@@ -88,7 +88,8 @@ def open_folder(folder: Path, image_size: int, device: torch.device) -> LazyFram
     """The images of a folder in the order of sort_names; the headers of all are read to compare their sizes."""
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"video folder {folder} {kind}: pass the folder that holds the frames as images")
+        cure = "pass the folder that holds the frames as images; extract those of a video file first"
+        raise FileNotFoundError(f"video folder {folder} {kind}: {cure}")
     names = [p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     if not names:
         raise ValueError(f"video folder {folder} holds no frames: expected images ({' '.join(SUFFIXES)})")
@@ -144,6 +145,9 @@ def open_array(video: np.ndarray | Tensor, image_size: int, device: torch.device
             frame = (frame.float() if frame.is_floating_point() else frame).detach().cpu().numpy()
         return np.moveaxis(frame, 0, -1) if channels_first else frame
 
-    height, width = read_image(read(0)).shape[:2]
     names = [f"frame {i}" for i in range(len(video))]
+    try:
+        height, width = read_image(read(0)).shape[:2]
+    except ValueError as error:
+        raise ValueError(f"{names[0]} of the video: {error}") from error
     return LazyFrames(names, read, height, width, image_size, device)

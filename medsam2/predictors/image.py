@@ -25,7 +25,7 @@ class ImagePrediction(NamedTuple):
     """Answer for one image; with several objects every array has an axis of them in front.
 
     masks: C x H x W at the image's size, bool, or float32 logits. iou_predictions: C in [0, 1].
-    low_res_masks: C x S/4 x S/4 logits in [-32, 32], a `mask_input` for the next round.
+    low_res_masks: C x 4n x 4n logits in [-32, 32], a `mask_input` for the next round.
     """
 
     masks: np.ndarray
@@ -40,7 +40,7 @@ class SAM2ImagePredictor:
         model: the network, in evaluation mode; it stays on its device.
         mask_threshold: a pixel is inside where its logit is greater.
         max_hole_area, max_sprinkle_area: holes and islands of at most this many pixels of the low-resolution mask
-            (S/4 x S/4) are filled and removed before it is resized; 0 keeps them.
+            (4n x 4n) are filled and removed before it is resized; 0 keeps them.
 
     Raises:
         ValueError: a negative area.
@@ -117,7 +117,7 @@ class SAM2ImagePredictor:
             point_coords: clicks, P x 2 (x, y) in pixels of the image, or N x P x 2.
             point_labels: 1 inside, 0 outside, P or N x P.
             box: (x0, y0, x1, y1) in pixels of the image, 4 numbers or N x 4.
-            mask_input: low_res_masks of an earlier answer, 1 x S/4 x S/4, or N x 1 x S/4 x S/4.
+            mask_input: low_res_masks of an earlier answer, 1 x 4n x 4n, or N x 1 x 4n x 4n.
             multimask_output: three candidates (C = 3), for ambiguous prompts, or one mask (C = 1).
             return_logits: masks as logits, not thresholded.
             normalize_coords: coordinates are pixels; False: they are in [0, 1] of width and height.
@@ -176,7 +176,7 @@ class SAM2ImagePredictor:
             prompts: those of each image in `image_indices`, N objects together.
 
         Returns:
-            Mask logits N x C x S/4 x S/4, not clamped, and predicted IoU N x C, in the order of the prompts.
+            Mask logits N x C x 4n x 4n, not clamped, and predicted IoU N x C, in the order of the prompts.
         """
         features = self._get_features()
         coords, labels, masks = (
@@ -195,7 +195,7 @@ class SAM2ImagePredictor:
 
     @torch.inference_mode()
     def resize_masks(self, low_res_masks: Tensor, image_index: int = 0) -> Tensor:
-        """Logits N x C x S/4 x S/4, cleaned of holes and islands if asked for -> N x C x H x W of the image."""
+        """Logits N x C x 4n x 4n, cleaned of holes and islands if asked for -> N x C x H x W of the image."""
         filled = fill_holes(low_res_masks, self.max_hole_area, self.max_sprinkle_area, self.mask_threshold)
         return F.interpolate(filled, self._sizes[image_index], mode="bilinear", align_corners=False)
 

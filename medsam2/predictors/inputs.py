@@ -63,10 +63,24 @@ def resize_image(pixels: np.ndarray, image_size: int, device: torch.device) -> T
     return F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)[0]
 
 
+def to_array(x: ArrayLike | Tensor) -> np.ndarray:
+    """Anything like an array, tensors of any device and with gradients included."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def to_numbers(name: str, x: ArrayLike | Tensor) -> np.ndarray:
+    """The argument `name` as float64; ValueError where it holds no numbers, or rows of different lengths."""
+    try:
+        return to_array(x).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={x!r} is no array of numbers ({error})") from None
+
+
 class Prompts(NamedTuple):
     """Prompts of N objects in one image: pixels the network sees, on its device.
 
-    coords: N x P x 2, box corners before clicks; labels: N x P; masks: N x 1 x S/4 x S/4 logits; each may be None.
+    coords: N x P x 2, box corners before clicks; labels: N x P; masks: N x 1 x 4n x 4n logits, n the side of the
+    image embedding; each may be None.
     batched: whether any was given with an axis of objects, which the answer then has, too.
     """
 
@@ -125,9 +139,9 @@ def read_prompts(
 
 def read_boxes(box: ArrayLike, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (x0, y0, x1, y1), 4 or N x 4, as corners N x 2 x 2 with labels N x 2."""
-    boxes = np.asarray(box, dtype=np.float64)
+    boxes = to_numbers("box", box)
     if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4 or boxes.size == 0:
-        raise ValueError(f"box is {describe(boxes)}: pass 4 numbers (x0, y0, x1, y1), or N x 4 for N objects")
+        raise ValueError(f"box has shape {describe(boxes)}: pass 4 numbers (x0, y0, x1, y1), or N x 4 for N objects")
     corners = boxes.reshape(-1, 2, 2)
     check_inside("box", corners, extent)
     inverted = (corners[:, 1] < corners[:, 0]).any(1)
@@ -146,7 +160,7 @@ def read_points(
     if point_coords is None or point_labels is None:
         missing = "point_coords" if point_coords is None else "point_labels"
         raise ValueError(f"point_coords and point_labels come together: {missing} is None")
-    coords, labels = np.asarray(point_coords, dtype=np.float64), np.asarray(point_labels)
+    coords, labels = to_numbers("point_coords", point_coords), to_numbers("point_labels", point_labels)
     if coords.ndim not in (2, 3) or coords.shape[-1] != 2 or coords.size == 0:
         raise ValueError(
             f"point_coords is {describe(coords)}: pass P x 2, (x, y) each, or N x P x 2 for N objects; None for none"
@@ -156,7 +170,7 @@ def read_points(
     unknown = labels[~np.isin(labels, (0, 1))]
     if unknown.size:
         raise ValueError(
-            f"point_labels holds {unknown[0]}: a click is 1 (inside) or 0 (outside); -1, 2 and 3 mark padding and "
+            f"point_labels holds {unknown[0]:g}: a click is 1 (inside) or 0 (outside); -1, 2 and 3 mark padding and "
             "box corners inside the network, pass boxes as box"
         )
     check_inside("point_coords", coords, extent)
@@ -176,12 +190,14 @@ def check_inside(name: str, coords: np.ndarray, extent: np.ndarray) -> None:
 
 def read_masks(mask_input: ArrayLike, device: torch.device | None) -> Tensor:
     """Logits 1 x h x w or N x 1 x h x w as the latter; the network checks h and w."""
-    masks = np.asarray(mask_input)
+    masks = to_array(mask_input)
     if not np.issubdtype(masks.dtype, np.floating) or not np.isfinite(masks).all():
         raise ValueError(
             f"mask_input is {masks.dtype} or not finite: pass logits, one of the low_res_masks of an earlier predict"
         )
     if masks.ndim not in (3, 4) or masks.shape[-3] != 1:
-        raise ValueError(f"mask_input is {describe(masks)}: pass 1 x S/4 x S/4 logits, or N x 1 x S/4 x S/4")
+        raise ValueError(
+            f"mask_input is {describe(masks)}: pass logits as predict returns them, 1 x h x w, or N x 1 x h x w"
+        )
     logits = torch.tensor(masks, dtype=torch.float32, device=device)
     return logits if masks.ndim == 4 else logits[None]

@@ -29,7 +29,7 @@ class SAM2VideoPredictor:
 
     Args:
         model: the network, in evaluation mode; it stays on its device.
-        fill_hole_area: holes of at most this many pixels of the low-resolution mask (S/4 x S/4) are filled.
+        fill_hole_area: holes of at most this many pixels of the low-resolution mask (4n x 4n) are filled.
         non_overlap_masks: a pixel of the returned masks belongs to one object only.
         clear_non_cond_mem_around_input: a prompt makes its object forget the tracked frames around it.
         add_all_frames_to_correct_as_cond: a correction of a tracked frame makes it a conditioning frame, which
@@ -37,7 +37,7 @@ class SAM2VideoPredictor:
         memory_dtype: of the stored memories.
 
     Raises:
-        ValueError: a negative area.
+        ValueError: a model without memory, a negative area.
     """
 
     def __init__(
@@ -49,6 +49,10 @@ class SAM2VideoPredictor:
         add_all_frames_to_correct_as_cond: bool = False,
         memory_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
+        if not isinstance(model, SAM2):
+            raise ValueError(
+                f"{type(model).__name__} has no memory to track with: use one of the model=sam2_* networks"
+            )
         if fill_hole_area < 0:
             raise ValueError(f"fill_hole_area={fill_hole_area} is negative: pass an area in pixels, 0 for no filling")
         self.model = model
@@ -61,7 +65,7 @@ class SAM2VideoPredictor:
     @torch.inference_mode()
     def init_state(
         self,
-        video: str | Path | np.ndarray | Tensor | FrameSource,
+        video_path: str | Path | np.ndarray | Tensor | FrameSource,
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         stream: bool = False,
@@ -69,7 +73,7 @@ class SAM2VideoPredictor:
         """Open a video; its frames are read when they are needed.
 
         Args:
-            video: as open_video.
+            video_path: a folder of frames, or the frames themselves: as open_video.
             offload_video_to_cpu: resize frames on the CPU, not on the device of the model.
             offload_state_to_cpu: keep memories and masks on the CPU.
             stream: tracking releases what it cannot need any more in its direction, so that the state does not
@@ -79,16 +83,15 @@ class SAM2VideoPredictor:
         Raises:
             ValueError, FileNotFoundError: as open_video. RuntimeError: the model is in training mode.
         """
-        if self.model.training:
-            raise RuntimeError("the model is in training mode and would answer at random: call model.eval() first")
+        self.tracker.check_mode()
         cpu, device = torch.device("cpu"), self.tracker.device
-        frames = open_video(video, self.model.image_size, cpu if offload_video_to_cpu else device)
+        frames = open_video(video_path, self.model.image_size, cpu if offload_video_to_cpu else device)
         return VideoState(frames, stream, cpu if offload_state_to_cpu else device)
 
     @torch.inference_mode()
     def add_new_points_or_box(
         self,
-        state: VideoState,
+        inference_state: VideoState,
         frame_idx: int,
         obj_id: Hashable,
         points: ArrayLike | None = None,
@@ -113,28 +116,44 @@ class SAM2VideoPredictor:
             ValueError: a frame that is none; prompts that are missing, malformed or outside the frame.
         """
         given = (points, labels, box, clear_old_points, normalize_coords)
-        new = read_points_or_box(state.size, self.model.image_size, self.tracker.device, *given)
-        self.tracker.encode_frame(state, frame_idx)  # an unreadable frame changes nothing
-        obj = state.objects.setdefault(obj_id, TrackedObject())
+        new = read_points_or_box(inference_state.size, self.model.image_size, self.tracker.device, *given)
+        self.tracker.encode_frame(inference_state, frame_idx)  # an unreadable frame changes nothing
+        obj = inference_state.objects.setdefault(obj_id, TrackedObject())
         add_points(obj, frame_idx, new, clear_old_points)
-        return self._answer(state, frame_idx, obj)
+        return self._answer(inference_state, frame_idx, obj)
+
+    def add_new_points(
+        self,
+        inference_state: VideoState,
+        frame_idx: int,
+        obj_id: Hashable,
+        points: ArrayLike,
+        labels: ArrayLike,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+    ) -> FrameMasks:
+        """add_new_points_or_box without a box."""
+        given = (points, labels, clear_old_points, normalize_coords)
+        return self.add_new_points_or_box(inference_state, frame_idx, obj_id, *given)
 
     @torch.inference_mode()
-    def add_new_mask(self, state: VideoState, frame_idx: int, obj_id: Hashable, mask: ArrayLike | Tensor) -> FrameMasks:
+    def add_new_mask(
+        self, inference_state: VideoState, frame_idx: int, obj_id: Hashable, mask: ArrayLike | Tensor
+    ) -> FrameMasks:
         """Give the mask of an object on a frame, H x W of False and True or 0 and 1; its points there are dropped.
 
         Returns and raises as add_new_points_or_box. The object is remembered from this mask, resized to S x S.
         """
-        given = read_mask(mask, state.size, self.model.image_size, self.tracker.device)
-        self.tracker.encode_frame(state, frame_idx)
-        obj = state.objects.setdefault(obj_id, TrackedObject())
+        given = read_mask(mask, inference_state.size, self.model.image_size, self.tracker.device)
+        self.tracker.encode_frame(inference_state, frame_idx)
+        obj = inference_state.objects.setdefault(obj_id, TrackedObject())
         obj.points.pop(frame_idx, None)
         obj.masks[frame_idx] = given
-        return self._answer(state, frame_idx, obj)
+        return self._answer(inference_state, frame_idx, obj)
 
     def propagate_in_video(
         self,
-        state: VideoState,
+        inference_state: VideoState,
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
@@ -152,34 +171,36 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: at once, if an object has no conditioning frame, or the start is outside the video.
         """
-        return self._track(state, self._begin(state, start_frame_idx, max_frame_num_to_track, reverse))
+        return self._track(
+            inference_state, self._begin(inference_state, start_frame_idx, max_frame_num_to_track, reverse)
+        )
 
     def propagate_both_ways(
-        self, state: VideoState, start_frame_idx: int | None = None, max_frame_num_to_track: int | None = None
+        self, inference_state: VideoState, start_frame_idx: int | None = None, max_frame_num_to_track: int | None = None
     ) -> Iterator[FrameMasks]:
         """Track forward from one frame, then back from the one before it: every frame comes once.
 
         Args, yields and raises as propagate_in_video; max_frame_num_to_track counts each way, both with the first.
         """
-        forward = self._begin(state, start_frame_idx, max_frame_num_to_track, reverse=False)
-        back = self._begin(state, forward.start, max_frame_num_to_track, reverse=True)[1:]
-        return chain(self._track(state, forward, then=back), self._track(state, back))
+        forward = self._begin(inference_state, start_frame_idx, max_frame_num_to_track, reverse=False)
+        back = self._begin(inference_state, forward.start, max_frame_num_to_track, reverse=True)[1:]
+        return chain(self._track(inference_state, forward, then=back), self._track(inference_state, back))
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(
-        self, state: VideoState, frame_idx: int, obj_id: Hashable, need_output: bool = True
+        self, inference_state: VideoState, frame_idx: int, obj_id: Hashable, need_output: bool = True
     ) -> FrameMasks | None:
         """Forget the prompts of an object on a frame; what was tracked from them stays until it is tracked anew.
 
         Returns as add_new_points_or_box, or None without need_output; ValueError for a frame or object that is none.
         """
-        state.check_frame(frame_idx)
-        state.get_object(obj_id).clear_prompts(frame_idx)
-        return self._compute_output(state, frame_idx) if need_output else None
+        inference_state.check_frame(frame_idx)
+        inference_state.get_object(obj_id).clear_prompts(frame_idx)
+        return self._compute_output(inference_state, frame_idx) if need_output else None
 
     @torch.inference_mode()
     def remove_object(
-        self, state: VideoState, obj_id: Hashable, strict: bool = False, need_output: bool = True
+        self, inference_state: VideoState, obj_id: Hashable, strict: bool = False, need_output: bool = True
     ) -> tuple[list[Hashable], list[tuple[int, Tensor]]]:
         """Forget an object.
 
@@ -189,61 +210,72 @@ class SAM2VideoPredictor:
         Returns:
             Ids of the objects left, and with need_output the frames it was prompted on with their logits.
         """
-        if not strict and obj_id not in state.objects:
-            return state.obj_ids, []
-        frames = state.get_object(obj_id).prompted_frames
-        del state.objects[obj_id]
-        frames = frames if need_output and state.objects else []
-        return state.obj_ids, [(t, self._compute_output(state, t)[2]) for t in frames]
+        if not strict and obj_id not in inference_state.objects:
+            return inference_state.obj_ids, []
+        frames = inference_state.get_object(obj_id).prompted_frames
+        del inference_state.objects[obj_id]
+        frames = frames if need_output and inference_state.objects else []
+        return inference_state.obj_ids, [(t, self._compute_output(inference_state, t)[2]) for t in frames]
 
-    def reset_state(self, state: VideoState) -> None:
+    def reset_state(self, inference_state: VideoState) -> None:
         """Forget all objects; the video stays open."""
-        state.objects.clear()
+        inference_state.objects.clear()
 
     @torch.inference_mode()
-    def _begin(self, state: VideoState, start: int | None, count: int | None, reverse: bool) -> range:
+    def _begin(self, inference_state: VideoState, start: int | None, count: int | None, reverse: bool) -> range:
         """Let tracking take over new answers; the frames to track, of which `start` is the first."""
-        if not state.objects:
+        if not inference_state.objects:
             raise ValueError("there is nothing to track: call add_new_points_or_box or add_new_mask first")
-        self.tracker.commit_prompts(state, self.clear_radius)
-        missing = [obj_id for obj_id, obj in state.objects.items() if not obj.cond]
+        conditioning = {obj_id: {*obj.cond, *obj.new_cond} for obj_id, obj in inference_state.objects.items()}
+        missing = [obj_id for obj_id, frames in conditioning.items() if not frames]
         if missing:
-            raise ValueError(f"objects {missing} have no prompts any more: prompt them, or call remove_object")
-        if start is None:
-            start = min(min(obj.cond) for obj in state.objects.values())
-        state.check_frame(start)
-        available = start + 1 if reverse else len(state.frames) - start
+            raise ValueError(
+                f"objects {missing} have no conditioning frame any more: prompt them on a frame, or call remove_object"
+            )
+        start = min(min(frames) for frames in conditioning.values()) if start is None else start
+        inference_state.check_frame(start)
+        available = start + 1 if reverse else len(inference_state.frames) - start
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(
+                f"max_frame_num_to_track={count} must be a number of frames from 1; None tracks to the end"
+            )
         count = available if count is None else min(count, available)
-        if count < 1:
-            raise ValueError(f"max_frame_num_to_track={count} must be at least 1; None tracks to the end")
+        self.tracker.commit_prompts(inference_state, self.clear_radius)
         return range(start, start - count, -1) if reverse else range(start, start + count)
 
     @torch.inference_mode()
-    def _track(self, state: VideoState, frames: range, then: range = range(0)) -> Iterator[FrameMasks]:
+    def _track(self, inference_state: VideoState, frames: range, then: range = range(0)) -> Iterator[FrameMasks]:
         """Track `frames`; `then`: those that will follow, and must find their memories."""
         selection = self.model.memory_selection
         for frame_idx in frames:
-            self.tracker.track_frame(state, frame_idx, reverse=frames.step < 0)
-            output = self._compute_output(state, frame_idx)
-            if state.stream:
+            if not inference_state.objects:  # all were removed meanwhile
+                return
+            self.tracker.track_frame(inference_state, frame_idx, reverse=frames.step < 0)
+            output = self._compute_output(inference_state, frame_idx)
+            if inference_state.stream:
                 upcoming = [(frame_idx + frames.step, frames.step), (then.start, then.step)][: 1 + bool(then)]
-                for obj in state.objects.values():
+                for obj in inference_state.objects.values():
                     obj.release(upcoming, selection.memory_reach, selection.pointer_reach)
             yield output
 
-    def _answer(self, state: VideoState, frame_idx: int, obj: TrackedObject) -> FrameMasks:
+    def _answer(self, inference_state: VideoState, frame_idx: int, obj: TrackedObject) -> FrameMasks:
         """Answer the prompts of an object on a frame; tracking takes the answer over when it begins."""
-        is_cond = frame_idx not in obj.tracked or frame_idx in obj.cond or self.add_all_frames_to_correct_as_cond
-        store = obj.new_cond if is_cond else obj.new_non_cond
-        store[frame_idx] = self.tracker.answer_prompt(state, frame_idx, obj)
-        return self._compute_output(state, frame_idx)
+        known = {*obj.cond, *obj.new_cond}
+        # The first prompt of a frame conditions, and so does any prompt of an object that has nothing else to go by.
+        is_cond = frame_idx not in obj.tracked or frame_idx in known or not known
+        answer = self.tracker.answer_prompt(inference_state, frame_idx, obj)
+        obj.new_cond.pop(frame_idx, None)
+        obj.new_non_cond.pop(frame_idx, None)
+        store = obj.new_cond if is_cond or self.add_all_frames_to_correct_as_cond else obj.new_non_cond
+        store[frame_idx] = answer
+        return self._compute_output(inference_state, frame_idx)
 
-    def _compute_output(self, state: VideoState, frame_idx: int) -> FrameMasks:
+    def _compute_output(self, inference_state: VideoState, frame_idx: int) -> FrameMasks:
         """Logits of all objects at the video's size."""
         side = self.model.sam_prompt_encoder.mask_size
         absent = torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.tracker.device)
-        answers = [obj.answer(frame_idx) for obj in state.objects.values()]
+        answers = [obj.answer(frame_idx) for obj in inference_state.objects.values()]
         masks = [absent if x is None or x.low_res_masks is None else x.low_res_masks for x in answers]
         low = torch.cat([x.to(absent.device) for x in masks])
-        logits = F.interpolate(low, state.size, mode="bilinear", align_corners=False)
-        return frame_idx, state.obj_ids, suppress_overlap(logits) if self.non_overlap_masks else logits
+        logits = F.interpolate(low, inference_state.size, mode="bilinear", align_corners=False)
+        return frame_idx, inference_state.obj_ids, suppress_overlap(logits) if self.non_overlap_masks else logits

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from medsam2.modeling.sam2 import Points
-from medsam2.predictors.inputs import describe, read_prompts
+from medsam2.predictors.inputs import describe, read_prompts, to_array
 from medsam2.predictors.video_state import TrackedObject
 
 
@@ -53,12 +53,12 @@ def add_points(obj: TrackedObject, frame_idx: int, new: Points, clear_old_points
 
 
 def read_mask(mask: ArrayLike | Tensor, size: tuple[int, int], image_size: int, device: torch.device) -> Tensor:
-    """A mask H x W of False and True or 0 and 1 -> 1 x 1 x S x S, float32 of 0 and 1.
+    """A mask H x W of False and True or 0 and 1 -> 1 x 1 x S x S of bool.
 
     Raises:
         ValueError: another shape, or other values.
     """
-    pixels = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    pixels = to_array(mask)
     if pixels.shape != size:
         raise ValueError(f"mask is {describe(pixels)}, frames are {size[0]} x {size[1]}: pass H x W of the video")
     other = pixels[~np.isin(pixels, (0, 1))]
@@ -66,4 +66,4 @@ def read_mask(mask: ArrayLike | Tensor, size: tuple[int, int], image_size: int, 
         raise ValueError(f"mask holds {other[0]}: pass 0 and 1, or False and True, for one object (mask == label)")
     given = torch.from_numpy(pixels.astype(np.float32)).to(device)[None, None]
     resized = F.interpolate(given, (image_size, image_size), mode="bilinear", align_corners=False, antialias=True)
-    return (resized >= 0.5).float()
+    return resized >= 0.5

@@ -6,6 +6,7 @@ S is the image size, n the side of the image embedding, C its channels, M the ch
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ CACHED_FRAMES = 2  # image features kept: of the frame being tracked, and of the
 class Answer(NamedTuple):
     """One object on one frame.
 
-    low_res_masks: 1 x 1 x S/4 x S/4 logits, holes filled; None: released.
+    low_res_masks: 1 x 1 x 4n x 4n logits, holes filled; None: released.
     obj_ptr: 1 x C. object_score_logits: 1 x 1. prompted: it answers a prompt, and tracking leaves it as it is.
     features: 1 x M x n x n, the memory; None: not encoded yet, or released.
     """
@@ -38,7 +39,7 @@ class Answer(NamedTuple):
 class TrackedObject:
     """Prompts and answers of one object, by frame.
 
-    points: coordinates 1 x P x 2 and labels 1 x P, in pixels the network sees; masks: 1 x 1 x S x S of 0 and 1.
+    points: coordinates 1 x P x 2 and labels 1 x P, in pixels the network sees; masks: 1 x 1 x S x S of bool, stored.
     cond, non_cond: answers on conditioning and other frames; new_cond, new_non_cond: answers to prompts that
     tracking has not taken over yet. tracked: whether frame was tracked in reverse.
     """
@@ -125,11 +126,13 @@ def stack_history(objects: Sequence[TrackedObject], plan: MemoryPlan, device: to
     history = History()
     memories = {frame[:2] for frame in plan.memories}
     for frame in (*plan.memories, *plan.pointers):
+        store = history.cond if frame.is_cond else history.non_cond
+        if frame.frame_idx in store:  # a pointer to a frame that is a memory, too
+            continue
         answers = [obj.recall(frame) for obj in objects]
         features = None
-        if frame[:2] in memories:
-            features = torch.cat([x.features for x in answers if x.features is not None]).to(device)
-        store = history.cond if frame.is_cond else history.non_cond
+        if frame[:2] in memories:  # in float32: autocast refuses to concatenate the other half-precision format
+            features = torch.cat([x.features.to(device).float() for x in answers if x.features is not None])
         store[frame.frame_idx] = FrameMemory(features, torch.cat([answer.obj_ptr for answer in answers]))
     return history
 
@@ -166,6 +169,8 @@ class VideoState:
 
     def check_frame(self, frame_idx: int) -> None:
         """ValueError for a frame the video does not have."""
+        if not isinstance(frame_idx, Integral):
+            raise ValueError(f"frame_idx={frame_idx!r} is no integer: frames are numbered from 0")
         if not 0 <= frame_idx < len(self.frames):
             raise ValueError(
                 f"frame_idx={frame_idx} is outside the video of {len(self.frames)} frames: "

@@ -38,8 +38,18 @@ class VideoTracker:
         """Where the network is."""
         return self.model.no_mem_embed.device
 
+    def check_mode(self) -> None:
+        """RuntimeError where dropout would make the answers random."""
+        if self.model.training:
+            raise RuntimeError("the model is in training mode and would answer at random: call model.eval() first")
+
     def encode_frame(self, state: VideoState, frame_idx: int) -> ImageFeatures:
-        """Raw features of a frame, encoded unless it was among the last ones; ValueError for a frame that is none."""
+        """Raw features of a frame, encoded unless it was among the last ones.
+
+        Raises:
+            ValueError: a frame that is none. RuntimeError: the model is in training mode.
+        """
+        self.check_mode()
         state.check_frame(frame_idx)
         features = state.features.get(frame_idx)
         if features is None:
@@ -58,7 +68,7 @@ class VideoTracker:
         """Segment one object on a frame from all its prompts there and its latest answer to them."""
         features = self.encode_frame(state, frame_idx)
         if frame_idx in obj.masks:
-            output = self.model.use_mask_as_output(features, obj.masks[frame_idx])
+            output = self.model.use_mask_as_output(features, obj.masks[frame_idx].to(self.device))
             return self._split(state, output, prompted=True)[0]
         is_first = frame_idx not in obj.tracked
         if is_first:
@@ -133,7 +143,7 @@ class VideoTracker:
         for obj in objects:
             answer = obj.answer(frame_idx)
             if frame_idx in obj.masks:
-                yield obj.masks[frame_idx] * 2 * MASK_LOGIT - MASK_LOGIT
+                yield obj.masks[frame_idx].to(self.device).float() * 2 * MASK_LOGIT - MASK_LOGIT
             elif answer is not None and answer.low_res_masks is not None:
                 yield resize(answer.low_res_masks.to(self.device), self.model.image_size)
 

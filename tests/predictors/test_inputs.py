@@ -127,14 +127,16 @@ def test_objects_and_layout(arguments: dict, num_objects: int, batched: bool, la
             {"point_coords": [[60, 5]], "point_labels": [1], "normalize_coords": False},
             r"\(60, 5\) outside \[0, 1\] x \[0, 1\]",
         ),
-        ({"box": [0, 0, 5]}, "box is 3: pass 4 numbers"),
-        ({"box": np.zeros((0, 4))}, "box is 0 x 4"),
-        ({"box": np.zeros((1, 1, 4))}, "box is 1 x 1 x 4"),
+        ({"box": "5 5 9 9"}, "box='5 5 9 9' is no array of numbers"),
+        ({"point_coords": [[1, 1], [2]], "point_labels": [1, 1]}, r"point_coords=\[\[1, 1\], \[2\]\] is no array of"),
+        ({"box": [0, 0, 5]}, "box has shape 3: pass 4 numbers"),
+        ({"box": np.zeros((0, 4))}, "box has shape 0 x 4"),
+        ({"box": np.zeros((1, 1, 4))}, "box has shape 1 x 1 x 4"),
         ({"box": [0, 0, 201, 5]}, r"box has a point \(201, 5\) outside"),
         ({"box": [[0, 0, 9, 5], [9, 0, 4, 5]]}, r"box \[9.0, 0.0, 4.0, 5.0\] ends before it starts.*not \(x, y, width"),
         ({"mask_input": np.zeros((1, 16, 16), bool)}, "mask_input is bool .*pass logits"),
         ({"mask_input": np.full((1, 16, 16), np.nan)}, "not finite: pass logits"),
-        ({"mask_input": np.zeros((16, 16))}, "mask_input is 16 x 16: pass 1 x S/4"),
+        ({"mask_input": np.zeros((16, 16))}, "mask_input is 16 x 16: pass logits as predict returns"),
         ({"mask_input": np.zeros((3, 16, 16))}, "mask_input is 3 x 16 x 16"),
         (
             {"box": np.zeros((3, 4)), "point_coords": [[1, 1]], "point_labels": [1]},
@@ -146,3 +148,13 @@ def test_objects_and_layout(arguments: dict, num_objects: int, batched: bool, la
 def test_other_prompts_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_prompts((50, 200), 64, **arguments)
+
+
+def test_tensors_with_gradients_are_prompts() -> None:
+    box = torch.tensor([1.0, 2.0, 30.0, 40.0], requires_grad=True)
+    clicks = torch.tensor([[5.0, 6.0]], requires_grad=True)
+    given = read_prompts(
+        (64, 64), 64, clicks, torch.tensor([1]), box, mask_input=torch.zeros(1, 16, 16).requires_grad_()
+    )
+    assert given.coords is not None
+    assert given.coords.tolist() == [[[1.0, 2.0], [30.0, 40.0], [5.0, 6.0]]]

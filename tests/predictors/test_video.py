@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medsam2.modeling.sam import SAM
 from medsam2.modeling.sam2 import SAM2, resize, suppress_overlap
 from medsam2.predictors.components import fill_holes
 from medsam2.predictors.frames import open_video
@@ -462,7 +463,7 @@ def test_clearing_a_frame_and_removing_objects(predictor: SAM2VideoPredictor) ->
     _, _, logits = predictor.clear_all_prompts_in_frame(state, 0, 2)  # type: ignore[misc]
     assert logits[1].max() < -1000
     torch.testing.assert_close(logits[0], shown[0])
-    with pytest.raises(ValueError, match=r"objects \[2\] have no prompts"):
+    with pytest.raises(ValueError, match=r"objects \[2\] have no conditioning frame any more"):
         predictor.propagate_in_video(state)
     assert predictor.remove_object(state, 2, need_output=False) == ([1], [])
 
@@ -540,7 +541,10 @@ def test_calls_that_are_refused(predictor: SAM2VideoPredictor) -> None:
         arguments = (state, 7, True) if call == predictor.remove_object else (state, 0, 7)
         with pytest.raises(ValueError, match="obj_id=7 is unknown, objects are: 'liver'"):
             call(*arguments)  # type: ignore[operator]
-    for start, count, message in ((8, None, "frame_idx=8"), (0, 0, "max_frame_num_to_track=0 must be at least 1")):
+    for start, count, message in (
+        (8, None, "frame_idx=8"),
+        (0, 0, "max_frame_num_to_track=0 must be a number of frames from 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             predictor.propagate_in_video(state, start, count)
     with pytest.raises(ValueError, match="fill_hole_area=-1 is negative"):
@@ -561,3 +565,101 @@ def test_frames_that_are_refused(predictor: SAM2VideoPredictor, model: SAM2) -> 
     with pytest.raises(RuntimeError, match=r"training mode .* model\.eval"):
         predictor.init_state(VIDEO)
     model.eval()
+
+
+# ------------------------------------------------------------------------------------ prompts while tracking
+
+
+def test_a_click_on_a_frame_that_was_tracked_meanwhile_replaces_the_mask_given_there(
+    predictor: SAM2VideoPredictor,
+) -> None:
+    state = predictor.init_state(VIDEO)
+    add_box(predictor, state, 1)
+    for frame_idx, _, _ in predictor.propagate_in_video(state):
+        if frame_idx == 1:
+            given = predictor.add_new_mask(state, 3, 1, DISC)[2]
+        if frame_idx == 4:
+            clicked = predictor.add_new_points_or_box(state, 3, 1, points=[[60, 10]], labels=[1])[2]
+            break
+    assert not torch.equal(given, clicked)
+    obj = state.objects[1]
+    assert (sorted(obj.new_cond), sorted(obj.new_non_cond)) == ([3], [])
+    tracked = {t: logits for t, _, logits in predictor.propagate_in_video(state)}
+    torch.testing.assert_close(tracked[3], clicked)
+    assert (sorted(obj.cond), 3 in obj.non_cond, obj.new_frames) == ([0, 3], False, set())
+
+
+def test_an_object_that_lost_its_only_prompt_takes_the_next(predictor: SAM2VideoPredictor) -> None:
+    state = predictor.init_state(VIDEO)
+    add_box(predictor, state, 1)
+    list(predictor.propagate_in_video(state))
+    predictor.clear_all_prompts_in_frame(state, 0, 1)
+    with pytest.raises(ValueError, match=r"objects \[1\] have no conditioning frame any more: prompt them"):
+        predictor.propagate_in_video(state)
+    predictor.add_new_mask(state, 4, 1, DISC)
+    assert [t for t, _, _ in predictor.propagate_in_video(state)] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("forget", ["remove_object", "reset_state"])
+def test_tracking_ends_when_all_objects_are_gone(predictor: SAM2VideoPredictor, forget: str) -> None:
+    state = predictor.init_state(VIDEO)
+    add_box(predictor, state, 1)
+    frames = predictor.propagate_in_video(state)
+    assert next(frames)[0] == 0
+    if forget == "reset_state":
+        predictor.reset_state(state)
+    else:
+        predictor.remove_object(state, 1)
+    assert list(frames) == []
+
+
+@pytest.mark.parametrize(("start", "count"), [(99, None), (0, 0), (0, 2.5)])
+def test_a_refused_call_changes_nothing(model: SAM2, start: int, count: int | None) -> None:
+    predictor = SAM2VideoPredictor(model, clear_non_cond_mem_around_input=True)
+    state = predictor.init_state(VIDEO)
+    add_box(predictor, state, 1)
+    list(predictor.propagate_in_video(state))
+    predictor.add_new_points_or_box(state, 3, 1, points=[[60, 10]], labels=[1])
+    before = sorted(state.objects[1].non_cond)
+    with pytest.raises(ValueError, match=r"frame_idx=99 is outside|max_frame_num_to_track="):
+        predictor.propagate_in_video(state, start, count)
+    assert sorted(state.objects[1].non_cond) == before
+
+
+def test_a_network_without_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="SAM has no memory to track with: use one of the model=sam2_"):
+        SAM2VideoPredictor(SAM.__new__(SAM))  # type: ignore[arg-type]
+
+
+def test_the_network_may_not_go_back_to_training(predictor: SAM2VideoPredictor) -> None:
+    state = predictor.init_state(VIDEO)
+    add_box(predictor, state, 1)
+    frames = predictor.propagate_in_video(state)
+    next(frames)
+    predictor.model.train()
+    try:
+        with pytest.raises(RuntimeError, match=r"training mode .* call model\.eval\(\) first"):
+            next(frames)
+    finally:
+        predictor.model.eval()
+
+
+@pytest.mark.parametrize("memory_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16])
+def test_any_autocast_takes_any_stored_memory(model: SAM2, memory_dtype: torch.dtype, autocast: torch.dtype) -> None:
+    predictor = SAM2VideoPredictor(model, memory_dtype=memory_dtype)
+    state = predictor.init_state(VIDEO[:3])
+    with torch.autocast("cpu", dtype=autocast):
+        add_box(predictor, state, 1)
+        *_, (_, _, logits) = predictor.propagate_in_video(state)
+    assert torch.isfinite(logits).all()
+
+
+def test_official_names_of_arguments(predictor: SAM2VideoPredictor) -> None:
+    answers = []
+    for add in (predictor.add_new_points, predictor.add_new_points_or_box):
+        state = predictor.init_state(video_path=VIDEO)
+        answers.append(add(inference_state=state, frame_idx=0, obj_id=1, points=[[30, 30]], labels=[1])[2])
+    assert torch.equal(*answers)
+    with pytest.raises(ValueError, match=r"frame_idx=1\.0 is no integer"):
+        predictor.add_new_points_or_box(state, 1.0, 1, box=BOX)  # type: ignore[arg-type]
