@@ -1,6 +1,7 @@
 """Masks of everything in an image, without prompts (SAM 2304.02643, appendix B): click on a grid, keep the good.
 
-What costs is done for candidates that survive the predicted IoU only, in batches; masks wait as run lengths.
+What costs is done for candidates that survive the predicted IoU only, in batches; masks wait as run lengths. n is the
+side of the image embedding.
 """
 
 from collections.abc import Sequence
@@ -188,7 +189,7 @@ class SAM2AutomaticMaskGenerator:
         """One positive click each, N x 2 in [0, 1], and masks to improve -> N x C x 4n x 4n and N x C."""
         coords = points[:, None] * self.predictor.model.image_size
         labels = torch.ones(coords.shape[:2], dtype=torch.long, device=coords.device)
-        return self.predictor.predict_torch([Prompts(coords, labels, masks)], [0], multimask_output)
+        return self.predictor.decode_prompts([Prompts(coords, labels, masks)], [0], multimask_output)
 
     def _remove_small_regions(self, found: Candidates) -> Candidates:
         """Fill small holes and drop small islands; of boxes that overlap now, those of unchanged masks come first."""

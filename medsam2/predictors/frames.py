@@ -15,7 +15,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from medsam2.predictors.inputs import read_image, resize_image
+from medsam2.predictors.inputs import read_image, read_tensor, resize_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 LAYOUTS = "pass an array T x H x W x 3 or T x H x W (grey), or a tensor T x 3 x H x W"
@@ -40,12 +40,13 @@ class LazyFrames:
     """Frames that `read` fetches one at a time.
 
     Args:
-        names: of the frames, for messages; read: a frame by number, an image or an array H x W (x 3).
+        names: of the frames, for messages; read: a frame by number, an image, an array H x W (x 3) or a tensor
+            (3 x) H x W, which stays on its device until it is checked.
         height, width: of all frames; image_size: S; device: where a frame is resized.
     """
 
     names: Sequence[str]
-    read: Callable[[int], np.ndarray | Image]
+    read: Callable[[int], np.ndarray | Image | Tensor]
     height: int
     width: int
     image_size: int
@@ -56,11 +57,15 @@ class LazyFrames:
 
     def load(self, frame_idx: int) -> Tensor:
         """Frame `frame_idx` as 3 x S x S, RGB in [0, 1]; ValueError names a frame that is none."""
+        return resize_image(self.read_pixels(frame_idx), self.image_size, self.device)
+
+    def read_pixels(self, frame_idx: int) -> np.ndarray | Tensor:
+        """Frame `frame_idx` as H x W x 3, checked."""
         try:
-            pixels = read_image(self.read(frame_idx))
+            frame = self.read(frame_idx)
+            return read_tensor(frame) if isinstance(frame, Tensor) else read_image(frame)
         except ValueError as error:
             raise ValueError(f"{self.names[frame_idx]}: {error}") from error
-        return resize_image(pixels, self.image_size, self.device)
 
 
 def open_video(
@@ -88,8 +93,8 @@ def open_folder(folder: Path, image_size: int, device: torch.device) -> LazyFram
     """The images of a folder in the order of sort_names; the headers of all are read to compare their sizes."""
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        cure = "pass the folder that holds the frames as images; extract those of a video file first"
-        raise FileNotFoundError(f"video folder {folder} {kind}: {cure}")
+        cure = "pass the folder that holds the frames as images; extract those of a video file first, e.g. with"
+        raise FileNotFoundError(f"video folder {folder} {kind}: {cure} ffmpeg -i video.mp4 frames/%05d.jpg")
     names = [p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     if not names:
         raise ValueError(f"video folder {folder} holds no frames: expected images ({' '.join(SUFFIXES)})")
@@ -139,15 +144,8 @@ def open_array(video: np.ndarray | Tensor, image_size: int, device: torch.device
     if video.ndim == 3 and video.shape[-1] == 3:
         raise ValueError(f"{shape}, which looks like a single image: pass image[None] for a video of one frame")
 
-    def read(frame_idx: int) -> np.ndarray:
-        frame = video[frame_idx]
-        if isinstance(frame, Tensor):
-            frame = (frame.float() if frame.is_floating_point() else frame).detach().cpu().numpy()
-        return np.moveaxis(frame, 0, -1) if channels_first else frame
-
-    names = [f"frame {i}" for i in range(len(video))]
-    try:
-        height, width = read_image(read(0)).shape[:2]
-    except ValueError as error:
-        raise ValueError(f"{names[0]} of the video: {error}") from error
-    return LazyFrames(names, read, height, width, image_size, device)
+    height, width = video.shape[-2:] if channels_first or video.ndim == 3 else video.shape[1:3]
+    names = [f"frame {i} of the video" for i in range(len(video))]
+    frames = LazyFrames(names, lambda i: video[i], height, width, image_size, device)
+    frames.read_pixels(0)
+    return frames

@@ -1,7 +1,7 @@
 """SAM 2 on single images: set an image once, ask for masks as often as you like (SAM 2 2408.00714, section 4).
 
 Works at any image_size and with any network of medsam2.modeling.sam. Under torch.autocast the network runs in its
-precision; masks, their resizing and the answers are float32.
+precision; masks, their resizing and the answers are float32. n is the side of the image embedding.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medsam2.modeling.sam import SAM, ImageFeatures
 from medsam2.predictors.components import fill_holes
-from medsam2.predictors.inputs import Prompts, read_image, read_prompts, resize_image
+from medsam2.predictors.inputs import Prompts, check_evaluation, read_image, read_prompts, resize_image
 
 LOGIT_LIMIT = 32.0  # low-resolution logits are clamped to it before they go back in as a mask prompt
 
@@ -84,8 +84,7 @@ class SAM2ImagePredictor:
     def set_image_batch(self, image_list: Sequence[np.ndarray | Image]) -> None:
         """Encode images of any sizes as one batch, for predict_batch; arguments and errors as set_image."""
         self.reset_predictor()
-        if self.model.training:
-            raise RuntimeError("the model is in training mode and would answer at random: call model.eval() first")
+        check_evaluation(self.model)
         if len(image_list) == 0:
             raise ValueError("image_list is empty: pass at least one image")
         images = [read_image(image) for image in image_list]
@@ -126,7 +125,7 @@ class SAM2ImagePredictor:
             (masks, iou_predictions, low_res_masks), with an axis of N in front where a prompt has one.
 
         Raises:
-            RuntimeError: no image is set, or more than one.
+            RuntimeError: no image is set, or more than one; the model is in training mode.
             ValueError: prompts that read_prompts refuses.
         """
         features = self._get_features()
@@ -167,7 +166,7 @@ class SAM2ImagePredictor:
         return list(masks), list(ious), list(low_res_masks)
 
     @torch.inference_mode()
-    def predict_torch(
+    def decode_prompts(
         self, prompts: Sequence[Prompts], image_indices: Sequence[int], multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Decode prompts of equal layout as one batch; tensors stay on the device.
@@ -179,6 +178,7 @@ class SAM2ImagePredictor:
             Mask logits N x C x 4n x 4n, not clamped, and predicted IoU N x C, in the order of the prompts.
         """
         features = self._get_features()
+        check_evaluation(self.model)
         coords, labels, masks = (
             None if column[0] is None else torch.cat([x for x in column if x is not None])
             for column in ([p.coords for p in prompts], [p.labels for p in prompts], [p.masks for p in prompts])
@@ -217,7 +217,7 @@ class SAM2ImagePredictor:
         answers: dict[int, ImagePrediction] = {}
         for indices in groups.values():
             members = [prompts[i] for i in indices]
-            outputs = self.predict_torch(members, indices, multimask_output)
+            outputs = self.decode_prompts(members, indices, multimask_output)
             counts = [prompt.num_objects for prompt in members]
             for i, masks, ious in zip(indices, *(x.split(counts) for x in outputs), strict=True):
                 answers[i] = self._finish(i, masks, ious, prompts[i].batched, return_logits)

@@ -1,5 +1,6 @@
 """What people pass to a predictor, checked and brought to what the network takes. (x, y) goes to pixels it sees."""
 
+import reprlib
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 BOX_LABELS = (2, 3)  # top-left and bottom-right corner
 
@@ -32,48 +33,72 @@ def read_image(image: np.ndarray | Image) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
         raise ValueError(f"image is {describe(pixels)}: pass H x W x 3 (RGB, channels last), or H x W for grey")
     if pixels.dtype != np.uint8:
-        pixels = check_floats(pixels)
+        check_floats(pixels, np.issubdtype(pixels.dtype, np.floating))
+        pixels = pixels.astype(np.float32)
     return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
+def read_tensor(image: Tensor) -> Tensor:
+    """A tensor 3 x H x W, 1 x H x W or H x W as read_image would return it, H x W x 3, on its own device."""
+    pixels = image.detach().movedim(0, -1) if image.ndim == 3 else image.detach()[..., None]
+    if pixels.dtype != torch.uint8:
+        check_floats(pixels, pixels.is_floating_point())
+        pixels = pixels.float()
+    return pixels.expand(-1, -1, 3)
+
+
 def describe(array: np.ndarray) -> str:
-    """Shape of an array in words."""
+    """Shape of an array in words; of one axis as NumPy says it, for "is 3" would be its value."""
+    if array.ndim == 1:
+        return f"of shape {array.shape}"
     return " x ".join(map(str, array.shape)) or "a single number"
 
 
-def check_floats(pixels: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] as float32."""
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"image is {pixels.dtype}: window it to uint8, or to floats in [0, 1]")
-    if not np.isfinite(pixels).all():
-        count = int((~np.isfinite(pixels)).sum())
-        raise ValueError(f"image holds {count} values that are NaN or infinite: replace them")
-    if pixels.min() < 0 or pixels.max() > 1:
+def check_floats(pixels: np.ndarray | Tensor, is_floating: bool) -> None:
+    """ValueError unless these are floats in [0, 1]."""
+    if not is_floating:
+        dtype = str(pixels.dtype).removeprefix("torch.")
+        raise ValueError(f"image is {dtype}: window it to uint8, or to floats in [0, 1]")
+    finite = torch.isfinite(pixels) if isinstance(pixels, Tensor) else np.isfinite(pixels)
+    if not finite.all():
+        raise ValueError(f"image holds {int((~finite).sum())} values that are NaN or infinite: replace them")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
         raise ValueError(
-            f"image ranges from {pixels.min():g} to {pixels.max():g}: floats must lie in [0, 1]; "
+            f"image ranges from {low:g} to {high:g}: floats must lie in [0, 1]; "
             "divide by 255, window them, or pass uint8"
         )
-    return pixels.astype(np.float32)
 
 
-def resize_image(pixels: np.ndarray, image_size: int, device: torch.device) -> Tensor:
+def check_evaluation(model: nn.Module) -> None:
+    """RuntimeError where dropout would make the answers random."""
+    if model.training:
+        raise RuntimeError("the model is in training mode and would answer at random: call model.eval() first")
+
+
+def resize_image(pixels: np.ndarray | Tensor, image_size: int, device: torch.device) -> Tensor:
     """H x W x 3, as read_image returns it -> 3 x S x S in [0, 1]: bilinear, antialiased, sides on their own."""
-    images = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
+    images = torch.as_tensor(pixels).to(device).permute(2, 0, 1)[None]
     images = images / 255 if images.dtype == torch.uint8 else images
     return F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)[0]
 
 
 def to_array(x: ArrayLike | Tensor) -> np.ndarray:
-    """Anything like an array, tensors of any device and with gradients included."""
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    """Anything like an array, tensors of any device and with gradients included, also in lists."""
+    if isinstance(x, Tensor):
+        return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()  # NumPy has no bfloat16
+    return np.asarray([to_array(row) for row in x] if isinstance(x, list | tuple) else x)
 
 
 def to_numbers(name: str, x: ArrayLike | Tensor) -> np.ndarray:
-    """The argument `name` as float64; ValueError where it holds no numbers, or rows of different lengths."""
+    """The argument `name` as an array; ValueError where it holds no numbers, or rows of different lengths."""
     try:
-        return to_array(x).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}={x!r} is no array of numbers ({error})") from None
+        array = to_array(x)
+    except ValueError:
+        raise ValueError(f"{name}={reprlib.repr(x)} is ragged: pass rows of equal length") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}={reprlib.repr(x)} is no array of numbers: pass numbers, or None for none")
+    return array
 
 
 class Prompts(NamedTuple):
@@ -129,7 +154,9 @@ def read_prompts(
     counts |= {} if masks is None else {"mask_input": len(masks)}
     if len(set(counts.values())) > 1:
         raise ValueError(f"numbers of objects differ: {counts}; give every prompt the same number of them")
-    batched = any(np.ndim(x) == ndim for x, ndim in ((point_coords, 3), (box, 2), (mask_input, 4)) if x is not None)
+    batched = any(
+        to_array(x).ndim == ndim for x, ndim in ((point_coords, 3), (box, 2), (mask_input, 4)) if x is not None
+    )
     if not points:
         return Prompts(None, None, masks, batched)
     coords, labels = (np.concatenate(column, axis=1) for column in zip(*points.values(), strict=True))
@@ -139,9 +166,9 @@ def read_prompts(
 
 def read_boxes(box: ArrayLike, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (x0, y0, x1, y1), 4 or N x 4, as corners N x 2 x 2 with labels N x 2."""
-    boxes = to_numbers("box", box)
+    boxes = to_numbers("box", box).astype(np.float64)
     if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4 or boxes.size == 0:
-        raise ValueError(f"box has shape {describe(boxes)}: pass 4 numbers (x0, y0, x1, y1), or N x 4 for N objects")
+        raise ValueError(f"box is {describe(boxes)}: pass 4 numbers (x0, y0, x1, y1), or N x 4 for N objects")
     corners = boxes.reshape(-1, 2, 2)
     check_inside("box", corners, extent)
     inverted = (corners[:, 1] < corners[:, 0]).any(1)
@@ -160,7 +187,8 @@ def read_points(
     if point_coords is None or point_labels is None:
         missing = "point_coords" if point_coords is None else "point_labels"
         raise ValueError(f"point_coords and point_labels come together: {missing} is None")
-    coords, labels = to_numbers("point_coords", point_coords), to_numbers("point_labels", point_labels)
+    coords = to_numbers("point_coords", point_coords).astype(np.float64)
+    labels = to_numbers("point_labels", point_labels)
     if coords.ndim not in (2, 3) or coords.shape[-1] != 2 or coords.size == 0:
         raise ValueError(
             f"point_coords is {describe(coords)}: pass P x 2, (x, y) each, or N x P x 2 for N objects; None for none"
@@ -170,7 +198,7 @@ def read_points(
     unknown = labels[~np.isin(labels, (0, 1))]
     if unknown.size:
         raise ValueError(
-            f"point_labels holds {unknown[0]:g}: a click is 1 (inside) or 0 (outside); -1, 2 and 3 mark padding and "
+            f"point_labels holds {unknown[0]}: a click is 1 (inside) or 0 (outside); -1, 2 and 3 mark padding and "
             "box corners inside the network, pass boxes as box"
         )
     check_inside("point_coords", coords, extent)
@@ -190,7 +218,7 @@ def check_inside(name: str, coords: np.ndarray, extent: np.ndarray) -> None:
 
 def read_masks(mask_input: ArrayLike, device: torch.device | None) -> Tensor:
     """Logits 1 x h x w or N x 1 x h x w as the latter; the network checks h and w."""
-    masks = to_array(mask_input)
+    masks = to_numbers("mask_input", mask_input)
     if not np.issubdtype(masks.dtype, np.floating) or not np.isfinite(masks).all():
         raise ValueError(
             f"mask_input is {masks.dtype} or not finite: pass logits, one of the low_res_masks of an earlier predict"

@@ -8,17 +8,17 @@ same frames are tracked as one batch.
 from collections.abc import Hashable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from medsam2.modeling.sam2 import NO_OBJ_SCORE, SAM2, suppress_overlap
+from medsam2.modeling.sam2 import SAM2, suppress_overlap
 from medsam2.predictors.frames import FrameSource, open_video
 from medsam2.predictors.video_prompts import add_points, read_mask, read_points_or_box
-from medsam2.predictors.video_state import TrackedObject, VideoState
+from medsam2.predictors.video_state import TrackedObject, VideoState, check_object_id
 from medsam2.predictors.video_tracking import VideoTracker
 
 FrameMasks = tuple[int, list[Hashable], Tensor]  # frame, ids of the objects, their logits objects x 1 x H x W
@@ -29,7 +29,7 @@ class SAM2VideoPredictor:
 
     Args:
         model: the network, in evaluation mode; it stays on its device.
-        fill_hole_area: holes of at most this many pixels of the low-resolution mask (4n x 4n) are filled.
+        fill_hole_area: holes of at most this many pixels of the low-resolution mask (S/4 x S/4) are filled.
         non_overlap_masks: a pixel of the returned masks belongs to one object only.
         clear_non_cond_mem_around_input: a prompt makes its object forget the tracked frames around it.
         add_all_frames_to_correct_as_cond: a correction of a tracked frame makes it a conditioning frame, which
@@ -49,10 +49,8 @@ class SAM2VideoPredictor:
         add_all_frames_to_correct_as_cond: bool = False,
         memory_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        if not isinstance(model, SAM2):
-            raise ValueError(
-                f"{type(model).__name__} has no memory to track with: use one of the model=sam2_* networks"
-            )
+        if not hasattr(model, "memory_selection"):  # not isinstance: a compiled network is wrapped
+            raise ValueError(f"{type(model).__name__} has no memory to track with: use one of model=sam2_*")
         if fill_hole_area < 0:
             raise ValueError(f"fill_hole_area={fill_hole_area} is negative: pass an area in pixels, 0 for no filling")
         self.model = model
@@ -78,7 +76,9 @@ class SAM2VideoPredictor:
             offload_state_to_cpu: keep memories and masks on the CPU.
             stream: tracking releases what it cannot need any more in its direction, so that the state does not
                 grow with the video. A later correction starts without the masks and memories that were released;
-                those of conditioning frames always stay.
+                those of conditioning frames always stay. To track both ways call propagate_both_ways: after a
+                call that went forward, one with reverse=True finds the frames behind the start released, and
+                answers otherwise than without stream.
 
         Raises:
             ValueError, FileNotFoundError: as open_video. RuntimeError: the model is in training mode.
@@ -113,28 +113,19 @@ class SAM2VideoPredictor:
             has no answer yet.
 
         Raises:
-            ValueError: a frame that is none; prompts that are missing, malformed or outside the frame.
+            ValueError: a frame or an id that is none; prompts that are missing, malformed or outside the frame.
+            RuntimeError: the model is in training mode.
         """
         given = (points, labels, box, clear_old_points, normalize_coords)
         new = read_points_or_box(inference_state.size, self.model.image_size, self.tracker.device, *given)
         self.tracker.encode_frame(inference_state, frame_idx)  # an unreadable frame changes nothing
-        obj = inference_state.objects.setdefault(obj_id, TrackedObject())
+        obj = inference_state.add_object(obj_id)
         add_points(obj, frame_idx, new, clear_old_points)
         return self._answer(inference_state, frame_idx, obj)
 
-    def add_new_points(
-        self,
-        inference_state: VideoState,
-        frame_idx: int,
-        obj_id: Hashable,
-        points: ArrayLike,
-        labels: ArrayLike,
-        clear_old_points: bool = True,
-        normalize_coords: bool = True,
-    ) -> FrameMasks:
-        """add_new_points_or_box without a box."""
-        given = (points, labels, clear_old_points, normalize_coords)
-        return self.add_new_points_or_box(inference_state, frame_idx, obj_id, *given)
+    def add_new_points(self, *args: Any, **kwargs: Any) -> FrameMasks:
+        """The official package's older name of add_new_points_or_box."""
+        return self.add_new_points_or_box(*args, **kwargs)
 
     @torch.inference_mode()
     def add_new_mask(
@@ -146,9 +137,9 @@ class SAM2VideoPredictor:
         """
         given = read_mask(mask, inference_state.size, self.model.image_size, self.tracker.device)
         self.tracker.encode_frame(inference_state, frame_idx)
-        obj = inference_state.objects.setdefault(obj_id, TrackedObject())
+        obj = inference_state.add_object(obj_id)
         obj.points.pop(frame_idx, None)
-        obj.masks[frame_idx] = given
+        obj.masks[frame_idx] = given.to(inference_state.storage_device)
         return self._answer(inference_state, frame_idx, obj)
 
     def propagate_in_video(
@@ -170,6 +161,7 @@ class SAM2VideoPredictor:
 
         Raises:
             ValueError: at once, if an object has no conditioning frame, or the start is outside the video.
+            RuntimeError: the model is in training mode.
         """
         return self._track(
             inference_state, self._begin(inference_state, start_frame_idx, max_frame_num_to_track, reverse)
@@ -210,6 +202,7 @@ class SAM2VideoPredictor:
         Returns:
             Ids of the objects left, and with need_output the frames it was prompted on with their logits.
         """
+        check_object_id(obj_id)
         if not strict and obj_id not in inference_state.objects:
             return inference_state.obj_ids, []
         frames = inference_state.get_object(obj_id).prompted_frames
@@ -222,60 +215,34 @@ class SAM2VideoPredictor:
         inference_state.objects.clear()
 
     @torch.inference_mode()
-    def _begin(self, inference_state: VideoState, start: int | None, count: int | None, reverse: bool) -> range:
+    def _begin(self, state: VideoState, start: int | None, count: int | None, reverse: bool) -> range:
         """Let tracking take over new answers; the frames to track, of which `start` is the first."""
-        if not inference_state.objects:
-            raise ValueError("there is nothing to track: call add_new_points_or_box or add_new_mask first")
-        conditioning = {obj_id: {*obj.cond, *obj.new_cond} for obj_id, obj in inference_state.objects.items()}
-        missing = [obj_id for obj_id, frames in conditioning.items() if not frames]
-        if missing:
-            raise ValueError(
-                f"objects {missing} have no conditioning frame any more: prompt them on a frame, or call remove_object"
-            )
-        start = min(min(frames) for frames in conditioning.values()) if start is None else start
-        inference_state.check_frame(start)
-        available = start + 1 if reverse else len(inference_state.frames) - start
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(
-                f"max_frame_num_to_track={count} must be a number of frames from 1; None tracks to the end"
-            )
-        count = available if count is None else min(count, available)
-        self.tracker.commit_prompts(inference_state, self.clear_radius)
-        return range(start, start - count, -1) if reverse else range(start, start + count)
+        self.tracker.check_mode()
+        frames = state.choose_frames(start, count, reverse)
+        self.tracker.commit_prompts(state, self.clear_radius)
+        return frames
 
     @torch.inference_mode()
-    def _track(self, inference_state: VideoState, frames: range, then: range = range(0)) -> Iterator[FrameMasks]:
+    def _track(self, state: VideoState, frames: range, then: range = range(0)) -> Iterator[FrameMasks]:
         """Track `frames`; `then`: those that will follow, and must find their memories."""
         selection = self.model.memory_selection
         for frame_idx in frames:
-            if not inference_state.objects:  # all were removed meanwhile
+            if not state.objects:  # all were removed meanwhile
                 return
-            self.tracker.track_frame(inference_state, frame_idx, reverse=frames.step < 0)
-            output = self._compute_output(inference_state, frame_idx)
-            if inference_state.stream:
+            self.tracker.track_frame(state, frame_idx, reverse=frames.step < 0)
+            output = self._compute_output(state, frame_idx)
+            if state.stream:
                 upcoming = [(frame_idx + frames.step, frames.step), (then.start, then.step)][: 1 + bool(then)]
-                for obj in inference_state.objects.values():
+                for obj in state.objects.values():
                     obj.release(upcoming, selection.memory_reach, selection.pointer_reach)
             yield output
 
-    def _answer(self, inference_state: VideoState, frame_idx: int, obj: TrackedObject) -> FrameMasks:
+    def _answer(self, state: VideoState, frame_idx: int, obj: TrackedObject) -> FrameMasks:
         """Answer the prompts of an object on a frame; tracking takes the answer over when it begins."""
-        known = {*obj.cond, *obj.new_cond}
-        # The first prompt of a frame conditions, and so does any prompt of an object that has nothing else to go by.
-        is_cond = frame_idx not in obj.tracked or frame_idx in known or not known
-        answer = self.tracker.answer_prompt(inference_state, frame_idx, obj)
-        obj.new_cond.pop(frame_idx, None)
-        obj.new_non_cond.pop(frame_idx, None)
-        store = obj.new_cond if is_cond or self.add_all_frames_to_correct_as_cond else obj.new_non_cond
-        store[frame_idx] = answer
-        return self._compute_output(inference_state, frame_idx)
+        answer = self.tracker.answer_prompt(state, frame_idx, obj)
+        obj.propose(frame_idx, answer, self.add_all_frames_to_correct_as_cond)
+        return self._compute_output(state, frame_idx)
 
-    def _compute_output(self, inference_state: VideoState, frame_idx: int) -> FrameMasks:
-        """Logits of all objects at the video's size."""
-        side = self.model.sam_prompt_encoder.mask_size
-        absent = torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.tracker.device)
-        answers = [obj.answer(frame_idx) for obj in inference_state.objects.values()]
-        masks = [absent if x is None or x.low_res_masks is None else x.low_res_masks for x in answers]
-        low = torch.cat([x.to(absent.device) for x in masks])
-        logits = F.interpolate(low, inference_state.size, mode="bilinear", align_corners=False)
-        return frame_idx, inference_state.obj_ids, suppress_overlap(logits) if self.non_overlap_masks else logits
+    def _compute_output(self, state: VideoState, frame_idx: int) -> FrameMasks:
+        logits = self.tracker.compute_logits(state, frame_idx)
+        return frame_idx, state.obj_ids, suppress_overlap(logits) if self.non_overlap_masks else logits

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from medsam2.modeling.sam2 import Points
-from medsam2.predictors.inputs import describe, read_prompts, to_array
+from medsam2.predictors.inputs import describe, read_prompts, to_numbers
 from medsam2.predictors.video_state import TrackedObject
 
 
@@ -58,7 +58,7 @@ def read_mask(mask: ArrayLike | Tensor, size: tuple[int, int], image_size: int, 
     Raises:
         ValueError: another shape, or other values.
     """
-    pixels = to_array(mask)
+    pixels = to_numbers("mask", mask)
     if pixels.shape != size:
         raise ValueError(f"mask is {describe(pixels)}, frames are {size[0]} x {size[1]}: pass H x W of the video")
     other = pixels[~np.isin(pixels, (0, 1))]

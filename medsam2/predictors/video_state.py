@@ -70,6 +70,17 @@ class TrackedObject:
         answer = self.cond.get(frame_idx) or self.non_cond.get(frame_idx)
         return answer if answer is not None and answer.prompted else None
 
+    def propose(self, frame_idx: int, answer: Answer, correct_as_cond: bool) -> None:
+        """Keep the answer to a prompt, in place of one that still waits, until tracking takes it over.
+
+        The first prompt of a frame conditions, and so does any prompt of an object that has nothing else to go by.
+        """
+        known = {*self.cond, *self.new_cond}
+        is_cond = frame_idx not in self.tracked or frame_idx in known or not known or correct_as_cond
+        for store in (self.new_cond, self.new_non_cond):
+            store.pop(frame_idx, None)
+        (self.new_cond if is_cond else self.new_non_cond)[frame_idx] = answer
+
     def commit(self, frame_idx: int, features: Tensor, clear_radius: int) -> None:
         """Let tracking take over the new answer on a frame, with its memory.
 
@@ -167,19 +178,51 @@ class VideoState:
         while len(self.features) > CACHED_FRAMES:
             self.features.popitem(last=False)
 
-    def check_frame(self, frame_idx: int) -> None:
-        """ValueError for a frame the video does not have."""
+    def check_frame(self, frame_idx: int, name: str = "frame_idx") -> None:
+        """ValueError for a frame the video does not have; name: of the argument."""
         if not isinstance(frame_idx, Integral):
-            raise ValueError(f"frame_idx={frame_idx!r} is no integer: frames are numbered from 0")
+            raise ValueError(f"{name}={frame_idx!r} is no integer: frames are numbered from 0")
         if not 0 <= frame_idx < len(self.frames):
             raise ValueError(
-                f"frame_idx={frame_idx} is outside the video of {len(self.frames)} frames: "
+                f"{name}={frame_idx} is outside the video of {len(self.frames)} frames: "
                 f"pass 0 ... {len(self.frames) - 1}"
             )
 
+    def choose_frames(self, start: int | None, count: int | None, reverse: bool) -> range:
+        """The frames to track, of which `start` is the first; arguments and errors as propagate_in_video."""
+        if not self.objects:
+            raise ValueError("there is nothing to track: call add_new_points_or_box or add_new_mask first")
+        conditioning = {obj_id: {*obj.cond, *obj.new_cond} for obj_id, obj in self.objects.items()}
+        missing = [obj_id for obj_id, frames in conditioning.items() if not frames]
+        if missing:
+            raise ValueError(
+                f"objects {missing} have no conditioning frame any more: prompt them on a frame, or call remove_object"
+            )
+        start = min(min(frames) for frames in conditioning.values()) if start is None else start
+        self.check_frame(start, "start_frame_idx")
+        if count is not None and (not isinstance(count, Integral) or count < 1):
+            raise ValueError(
+                f"max_frame_num_to_track={count} must be a number of frames from 1; None tracks to the end"
+            )
+        available = start + 1 if reverse else len(self.frames) - start
+        count = available if count is None else min(count, available)
+        return range(start, start - count, -1) if reverse else range(start, start + count)
+
+    def add_object(self, obj_id: Hashable) -> TrackedObject:
+        """The object of this id, a new one if there is none; ValueError for what cannot be an id."""
+        check_object_id(obj_id)
+        return self.objects.setdefault(obj_id, TrackedObject())
+
     def get_object(self, obj_id: Hashable) -> TrackedObject:
         """An object that was prompted; ValueError for another id."""
+        check_object_id(obj_id)
         if obj_id not in self.objects:
             known = ", ".join(map(repr, self.objects)) or "none yet"
             raise ValueError(f"obj_id={obj_id!r} is unknown, objects are: {known}; prompt it first")
         return self.objects[obj_id]
+
+
+def check_object_id(obj_id: Hashable) -> None:
+    """ValueError for what cannot be found again: lists and arrays have no hash, a tensor equals no other."""
+    if not isinstance(obj_id, Hashable) or isinstance(obj_id, Tensor):
+        raise ValueError(f"obj_id={obj_id!r} is a {type(obj_id).__name__}: pass a number or a string for one object")

@@ -7,13 +7,15 @@ attention and decoder; the memories of a frame are encoded in one pass for all o
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medsam2.modeling.history import FrameOutput
 from medsam2.modeling.memory_selection import MemoryPlan
 from medsam2.modeling.sam import ImageFeatures
-from medsam2.modeling.sam2 import MASK_LOGIT, SAM2, resize, suppress_overlap
+from medsam2.modeling.sam2 import MASK_LOGIT, NO_OBJ_SCORE, SAM2, resize, suppress_overlap
 from medsam2.predictors.components import fill_holes
+from medsam2.predictors.inputs import check_evaluation
 from medsam2.predictors.video_state import Answer, TrackedObject, VideoState, stack_history
 
 LOGIT_LIMIT = 32.0  # of an earlier answer that goes back in as a mask prompt
@@ -39,9 +41,8 @@ class VideoTracker:
         return self.model.no_mem_embed.device
 
     def check_mode(self) -> None:
-        """RuntimeError where dropout would make the answers random."""
-        if self.model.training:
-            raise RuntimeError("the model is in training mode and would answer at random: call model.eval() first")
+        """RuntimeError in training mode."""
+        check_evaluation(self.model)
 
     def encode_frame(self, state: VideoState, frame_idx: int) -> ImageFeatures:
         """Raw features of a frame, encoded unless it was among the last ones.
@@ -83,6 +84,15 @@ class VideoTracker:
         multimask_output = self.model.use_multimask(points[1].shape[1], is_first)
         output = self.model.predict_masks(conditioned, points, mask_input, multimask_output)
         return self._split(state, output, prompted=True)[0]
+
+    def compute_logits(self, state: VideoState, frame_idx: int) -> Tensor:
+        """Logits of all objects on a frame at the video's size, NO_OBJ_SCORE of those without an answer."""
+        side = self.model.sam_prompt_encoder.mask_size
+        absent = torch.full((1, 1, side, side), NO_OBJ_SCORE, device=self.device)
+        answers = [obj.answer(frame_idx) for obj in state.objects.values()]
+        masks = [absent if x is None or x.low_res_masks is None else x.low_res_masks for x in answers]
+        low = torch.cat([x.to(self.device) for x in masks])
+        return F.interpolate(low, state.size, mode="bilinear", align_corners=False)
 
     def commit_prompts(self, state: VideoState, clear_radius: int) -> None:
         """Encode the memories of all new answers, frame by frame; clear_radius as in TrackedObject.commit."""

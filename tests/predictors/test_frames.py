@@ -66,6 +66,33 @@ def test_a_volume_is_grey_in_three_channels(video: np.ndarray | torch.Tensor) ->
     torch.testing.assert_close(frames.load(1), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_a_tensor_stays_a_tensor_on_its_device(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a frame on a GPU would go to the CPU and back")
+
+    for name in ("cpu", "numpy", "__array__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    values = torch.tensor([[0.0, 0.25], [0.5, 1.0]])
+    video = torch.stack([values, values.flip(0)])
+    stored = (video * 255).to(dtype) if dtype == torch.uint8 else video.to(dtype).requires_grad_()
+    frame = open_video(stored, 2, CPU).load(1)
+    assert not frame.requires_grad
+    torch.testing.assert_close(frame, values.flip(0).expand(3, -1, -1), rtol=0, atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("nan"), "holds 1 values that are NaN"), (-1.0, "ranges from -1 to 0.5"), (9.0, "ranges from 0.5 to 9")],
+)
+def test_a_bad_frame_of_a_tensor_is_named(value: float, message: str) -> None:
+    video = torch.full((3, 3, 4, 5), 0.5)
+    video[2, 0, 0, 0] = value
+    frames = open_video(video, 32, CPU)
+    with pytest.raises(ValueError, match=f"frame 2 of the video: image {message}"):
+        frames.load(2)
+
+
 def test_a_source_is_taken_as_it_is() -> None:
     frames = open_video(COLOUR, 64, CPU)
     assert open_video(frames, 64, CPU) is frames
@@ -80,8 +107,8 @@ def test_a_source_is_taken_as_it_is() -> None:
         (COLOUR[:0], "0 x 20 x 30 x 3"),
         (GREY[0], "video is 20 x 30"),
         (GREY * 300, "ranges from .* to"),
-        (GREY.astype(np.int16), "int16: window it"),
-        (torch.from_numpy(GREY).short(), "int16: window it"),
+        (GREY.astype(np.int16), "frame 0 of the video: image is int16: window it"),
+        (torch.from_numpy(GREY).short(), "frame 0 of the video: image is int16: window it"),
         ([COLOUR[0]], "video is a list"),
     ],
 )
@@ -95,7 +122,7 @@ def test_a_bad_frame_is_named() -> None:
     volume[1, 0, 0] = np.nan
     frames = open_video(volume, 32, CPU)
     frames.load(0)
-    with pytest.raises(ValueError, match="frame 1: image holds 1 values that are NaN"):
+    with pytest.raises(ValueError, match="frame 1 of the video: image holds 1 values that are NaN"):
         frames.load(1)
 
 
@@ -105,7 +132,7 @@ def test_folders_that_are_no_video(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no frames: expected images"):
         open_video(str(tmp_path), 64, CPU)
     Image.fromarray(COLOUR[0]).save(tmp_path / "1.png")
-    with pytest.raises(FileNotFoundError, match="is a file"):
+    with pytest.raises(FileNotFoundError, match=r"is a file, not a folder: .* extract those of a video .*ffmpeg"):
         open_video(tmp_path / "1.png", 64, CPU)
     Image.fromarray(COLOUR[1][:10]).save(tmp_path / "2.png")
     with pytest.raises(ValueError, match=r"2\.png is 30 x 10 pixels, 1\.png is 30 x 20"):

@@ -120,8 +120,16 @@ def test_pixels_and_unit_coordinates_agree(predictor: SAM2ImagePredictor) -> Non
     assert_same(unit, pixels)
 
 
-def test_an_image_may_come_without_prompts(predictor: SAM2ImagePredictor) -> None:
-    assert predictor.predict().masks.shape == (3, 50, 70)
+@torch.no_grad()
+def test_an_image_may_come_without_prompts(model: SAM2, predictor: SAM2ImagePredictor) -> None:
+    answer = predictor.predict(return_logits=True)
+    pixels = F.interpolate(
+        torch.from_numpy(image()).permute(2, 0, 1)[None] / 255, (64, 64), mode="bilinear", antialias=True
+    )
+    low = model(pixels, multimask_output=True).low_res_masks
+    logits = F.interpolate(low, (50, 70), mode="bilinear", align_corners=False)
+    assert answer.masks.std() > 1
+    np.testing.assert_allclose(answer.masks, logits[0], atol=1e-4)
 
 
 def test_images_as_one_batch_are_images_one_by_one(model: SAM2) -> None:
@@ -189,10 +197,13 @@ def test_bad_settings_are_refused(model: SAM2) -> None:
         SAM2ImagePredictor(model, max_hole_area=-1)
     with pytest.raises(ValueError, match="image_list is empty"):
         SAM2ImagePredictor(model).set_image_batch([])
+    predictor = SAM2ImagePredictor(model)
+    predictor.set_image(image())
     model.train()
     try:
-        with pytest.raises(RuntimeError, match=r"training mode.*model.eval\(\)"):
-            SAM2ImagePredictor(model).set_image(image())
+        for call in (predictor.predict, predictor.predict_batch, lambda: predictor.set_image(image())):
+            with pytest.raises(RuntimeError, match=r"training mode.*model.eval\(\)"):
+                call()
     finally:
         model.eval()
 

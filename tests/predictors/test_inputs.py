@@ -42,7 +42,7 @@ def test_images_become_rgb(image: np.ndarray, expected: np.ndarray) -> None:
         (np.zeros((1, 4, 5, 3), np.uint8), "image is 1 x 4 x 5 x 3: pass H x W x 3"),
         (np.zeros((4, 5, 4), np.uint8), "image is 4 x 5 x 4"),
         (np.zeros((0, 5, 3), np.uint8), "image is 0 x 5 x 3"),
-        (np.zeros(5, np.uint8), "image is 5: pass"),
+        (np.zeros(5, np.uint8), r"image is of shape \(5,\): pass"),
         (np.zeros((4, 5), np.int16), "image is int16: window it to uint8"),
         (Image.fromarray(np.full((4, 5), 1000, np.uint16)), "image is uint16: window it"),
         (np.zeros((4, 5), bool), "image is bool"),
@@ -110,12 +110,12 @@ def test_objects_and_layout(arguments: dict, num_objects: int, batched: bool, la
     [
         ({"point_coords": [[1, 1]]}, "come together: point_labels is None"),
         ({"point_labels": [1]}, "come together: point_coords is None"),
-        ({"point_coords": [1, 1], "point_labels": [1]}, "point_coords is 2: pass P x 2"),
+        ({"point_coords": [1, 1], "point_labels": [1]}, r"point_coords is of shape \(2,\): pass P x 2"),
         ({"point_coords": np.zeros((0, 2)), "point_labels": []}, "point_coords is 0 x 2: .*None for none"),
         ({"point_coords": np.zeros((2, 3)), "point_labels": [1, 1]}, "point_coords is 2 x 3"),
         (
             {"point_coords": np.zeros((2, 2)), "point_labels": [1]},
-            "point_labels is 1, point_coords 2 x 2: pass a label",
+            r"point_labels is of shape \(1,\), point_coords 2 x 2: pass a label",
         ),
         ({"point_coords": [[1, 1]], "point_labels": [2]}, "point_labels holds 2: .*pass boxes as box"),
         ({"point_coords": [[1, 1]], "point_labels": [-1]}, "point_labels holds -1"),
@@ -128,10 +128,13 @@ def test_objects_and_layout(arguments: dict, num_objects: int, batched: bool, la
             r"\(60, 5\) outside \[0, 1\] x \[0, 1\]",
         ),
         ({"box": "5 5 9 9"}, "box='5 5 9 9' is no array of numbers"),
-        ({"point_coords": [[1, 1], [2]], "point_labels": [1, 1]}, r"point_coords=\[\[1, 1\], \[2\]\] is no array of"),
-        ({"box": [0, 0, 5]}, "box has shape 3: pass 4 numbers"),
-        ({"box": np.zeros((0, 4))}, "box has shape 0 x 4"),
-        ({"box": np.zeros((1, 1, 4))}, "box has shape 1 x 1 x 4"),
+        ({"point_coords": [[1, 1], [2]], "point_labels": [1, 1]}, r"point_coords=\[\[1, 1\], \[2\]\] is ragged: pass"),
+        ({"box": [0, 0, 5]}, r"box is of shape \(3,\): pass 4 numbers"),
+        ({"box": [[1, None, 2, 3]]}, r"box=\[\[1, None, 2, 3\]\] is no array of numbers"),
+        ({"point_coords": [[1, 1]], "point_labels": ["1"]}, r"point_labels=\['1'\] is no array of numbers"),
+        ({"mask_input": [[[1.0], [1.0, 2.0]]]}, "mask_input=.* is ragged"),
+        ({"box": np.zeros((0, 4))}, "box is 0 x 4"),
+        ({"box": np.zeros((1, 1, 4))}, "box is 1 x 1 x 4"),
         ({"box": [0, 0, 201, 5]}, r"box has a point \(201, 5\) outside"),
         ({"box": [[0, 0, 9, 5], [9, 0, 4, 5]]}, r"box \[9.0, 0.0, 4.0, 5.0\] ends before it starts.*not \(x, y, width"),
         ({"mask_input": np.zeros((1, 16, 16), bool)}, "mask_input is bool .*pass logits"),
@@ -150,11 +153,14 @@ def test_other_prompts_are_refused(arguments: dict, message: str) -> None:
         read_prompts((50, 200), 64, **arguments)
 
 
-def test_tensors_with_gradients_are_prompts() -> None:
-    box = torch.tensor([1.0, 2.0, 30.0, 40.0], requires_grad=True)
-    clicks = torch.tensor([[5.0, 6.0]], requires_grad=True)
-    given = read_prompts(
-        (64, 64), 64, clicks, torch.tensor([1]), box, mask_input=torch.zeros(1, 16, 16).requires_grad_()
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_tensors_with_gradients_are_prompts(dtype: torch.dtype) -> None:
+    box = torch.tensor([1.0, 2.0, 30.0, 40.0], dtype=dtype, requires_grad=True)
+    clicks = [torch.tensor([5.0, 6.0], dtype=dtype, requires_grad=True)]  # a list of tensors
+    logits = torch.full((1, 16, 16), -3.0, dtype=dtype).requires_grad_()
+    given = read_prompts((64, 64), 64, clicks, torch.tensor([1]), list(box), mask_input=logits)
     assert given.coords is not None
     assert given.coords.tolist() == [[[1.0, 2.0], [30.0, 40.0], [5.0, 6.0]]]
+    assert given.labels is not None
+    assert given.labels.tolist() == [[2, 3, 1]]
+    assert torch.equal(given.masks, torch.full((1, 1, 16, 16), -3.0))  # type: ignore[arg-type]

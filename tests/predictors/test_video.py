@@ -8,21 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medsam2.modeling.sam import SAM
 from medsam2.modeling.sam2 import SAM2, resize, suppress_overlap
 from medsam2.predictors.components import fill_holes
 from medsam2.predictors.frames import open_video
 from medsam2.predictors.image import SAM2ImagePredictor
 from medsam2.predictors.video import FrameMasks, SAM2VideoPredictor
 from medsam2.predictors.video_state import VideoState
-from tests.goldens import build_model, draw_image, draw_weight
+from tests.goldens import build_model, draw_weight
+from tests.predictors.fakes_video import (
+    BOX,
+    DISC,
+    HEIGHT,
+    OTHER_DISC,
+    SIZE,
+    VIDEO,
+    WIDTH,
+    X,
+    Y,
+    add_box,
+    add_mask,
+    add_point,
+    close,
+    collect,
+    count_batches,
+)
 
-SIZE, HEIGHT, WIDTH = 64, 48, 80
-VIDEO = np.stack([draw_image(WIDTH, t)[:HEIGHT] for t in range(8)])
-BOX = (20, 15, 50, 45)
-Y, X = np.mgrid[:HEIGHT, :WIDTH]
-DISC = (X - 55) ** 2 + (Y - 20) ** 2 < 100
-OTHER_DISC = (X - 48) ** 2 + (Y - 22) ** 2 < 120
 FRAME = (X > 10) & (X < 70) & (Y > 6) & (Y < 42) & ((X < 32) | (X > 48) | (Y < 18) | (Y > 30))
 HOLE = 30  # more than the hole in FRAME has at low resolution
 Prompt = Callable[[SAM2VideoPredictor, VideoState, int], FrameMasks]
@@ -40,32 +50,12 @@ def predictor(model: SAM2) -> SAM2VideoPredictor:
     return SAM2VideoPredictor(model, memory_dtype=torch.float32)
 
 
-def add_box(predictor: SAM2VideoPredictor, state: VideoState, obj_id: int) -> FrameMasks:
-    return predictor.add_new_points_or_box(state, 0, obj_id, box=BOX)
-
-
-def add_point(predictor: SAM2VideoPredictor, state: VideoState, obj_id: int) -> FrameMasks:
-    return predictor.add_new_points_or_box(state, 0, obj_id, points=[[60, 10]], labels=[1])
-
-
-def add_mask(predictor: SAM2VideoPredictor, state: VideoState, obj_id: int) -> FrameMasks:
-    return predictor.add_new_mask(state, 3, obj_id, DISC)
-
-
 def add_two_frames(predictor: SAM2VideoPredictor, state: VideoState, obj_id: int) -> FrameMasks:
     predictor.add_new_points_or_box(state, 4, obj_id, points=[[30, 30], [5, 5]], labels=[1, 0])
     return predictor.add_new_mask(state, 0, obj_id, DISC)
 
 
 PROMPTS: list[Prompt] = [add_box, add_mask, add_point, add_two_frames, add_box]
-
-
-def collect(outputs: Iterable[FrameMasks]) -> dict[int, Tensor]:
-    return {frame_idx: logits for frame_idx, _, logits in outputs}
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- batching
@@ -109,23 +99,23 @@ def test_a_frame_is_encoded_once_and_its_objects_in_one_batch(
     assert calls == {"forward_image": [1] * 4, "predict_masks": [1] * 5 + [6] * 3, "encode_memory": [6] * 4}
 
 
-def count_batches(function: Callable[..., object], sizes: list[int]) -> Callable[..., object]:
-    def counted(first: Tensor | tuple[Tensor, ...], *args: object) -> object:
-        tensors = (first, *args) if isinstance(first, Tensor) else (*first, *args)
-        batches = [len(x) for x in tensors if isinstance(x, Tensor)]
-        sizes.append(max(batches))
-        return function(first, *args)
-
-    return counted
-
-
-def test_without_memory_objects_are_still_a_batch() -> None:
+def test_without_memory_objects_are_still_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model("sam2_nano", SIZE, ["model.network.memory_selection.num_maskmem=0"])
+    model.load_state_dict({name: draw_weight(name, x.shape) for name, x in model.state_dict().items()})
     predictor = SAM2VideoPredictor(model)
     state = predictor.init_state(VIDEO[:3])
-    add_box(predictor, state, 1)
-    add_point(predictor, state, 2)
-    assert {t: x.shape[0] for t, x in collect(predictor.propagate_in_video(state)).items()} == {0: 2, 1: 2, 2: 2}
+    shown = [add_box(predictor, state, 1)[2][0], add_point(predictor, state, 2)[2][1]]
+    sizes: list[int] = []
+    monkeypatch.setattr(model, "predict_masks", count_batches(model.predict_masks, sizes))
+    tracked = collect(predictor.propagate_in_video(state))
+    assert sizes == [2, 2]
+    close(tracked[0], torch.stack(shown))
+    with torch.inference_mode():
+        for t in (1, 2):  # every frame stands alone: both objects are what the network sees without a prompt
+            features = model.without_memory(predictor.tracker.encode_frame(state, t))
+            low = model.predict_masks(features, None, None, True).low_res_masks
+            close(tracked[t], F.interpolate(low, (HEIGHT, WIDTH), mode="bilinear").expand(2, -1, -1, -1))
+    assert tracked[1].std() > 1
 
 
 # ----------------------------------------------------------------------------------- where the reference is wrong
@@ -347,16 +337,6 @@ def test_after_streaming_tracking_goes_on_with_what_was_kept(predictor: SAM2Vide
     assert all(x.isfinite().all() for x in back.values())
 
 
-def test_offloading_changes_nothing(predictor: SAM2VideoPredictor) -> None:
-    outputs = []
-    for offload in (False, True):
-        state = predictor.init_state(VIDEO, offload_video_to_cpu=offload, offload_state_to_cpu=offload)
-        add_box(predictor, state, 1)
-        outputs.append(collect(predictor.propagate_in_video(state, 0, 3)))
-        assert get_memory(state, 1, 2).device == torch.device("cpu")
-    assert all(torch.equal(outputs[0][t], outputs[1][t]) for t in range(3))
-
-
 # ---------------------------------------------------------------------------------------------------- interaction
 
 
@@ -555,7 +535,7 @@ def test_frames_that_are_refused(predictor: SAM2VideoPredictor, model: SAM2) -> 
     bad = VIDEO / 255.0
     bad[2] = np.nan
     state = predictor.init_state(bad)
-    with pytest.raises(ValueError, match="frame 2: image holds"):
+    with pytest.raises(ValueError, match="frame 2 of the video: image holds"):
         predictor.add_new_points_or_box(state, 2, 1, box=BOX)
     assert state.objects == {}
     other_size = open_video(VIDEO, 96, torch.device("cpu"))
@@ -565,101 +545,3 @@ def test_frames_that_are_refused(predictor: SAM2VideoPredictor, model: SAM2) -> 
     with pytest.raises(RuntimeError, match=r"training mode .* model\.eval"):
         predictor.init_state(VIDEO)
     model.eval()
-
-
-# ------------------------------------------------------------------------------------ prompts while tracking
-
-
-def test_a_click_on_a_frame_that_was_tracked_meanwhile_replaces_the_mask_given_there(
-    predictor: SAM2VideoPredictor,
-) -> None:
-    state = predictor.init_state(VIDEO)
-    add_box(predictor, state, 1)
-    for frame_idx, _, _ in predictor.propagate_in_video(state):
-        if frame_idx == 1:
-            given = predictor.add_new_mask(state, 3, 1, DISC)[2]
-        if frame_idx == 4:
-            clicked = predictor.add_new_points_or_box(state, 3, 1, points=[[60, 10]], labels=[1])[2]
-            break
-    assert not torch.equal(given, clicked)
-    obj = state.objects[1]
-    assert (sorted(obj.new_cond), sorted(obj.new_non_cond)) == ([3], [])
-    tracked = {t: logits for t, _, logits in predictor.propagate_in_video(state)}
-    torch.testing.assert_close(tracked[3], clicked)
-    assert (sorted(obj.cond), 3 in obj.non_cond, obj.new_frames) == ([0, 3], False, set())
-
-
-def test_an_object_that_lost_its_only_prompt_takes_the_next(predictor: SAM2VideoPredictor) -> None:
-    state = predictor.init_state(VIDEO)
-    add_box(predictor, state, 1)
-    list(predictor.propagate_in_video(state))
-    predictor.clear_all_prompts_in_frame(state, 0, 1)
-    with pytest.raises(ValueError, match=r"objects \[1\] have no conditioning frame any more: prompt them"):
-        predictor.propagate_in_video(state)
-    predictor.add_new_mask(state, 4, 1, DISC)
-    assert [t for t, _, _ in predictor.propagate_in_video(state)] == [4, 5, 6, 7]
-
-
-@pytest.mark.parametrize("forget", ["remove_object", "reset_state"])
-def test_tracking_ends_when_all_objects_are_gone(predictor: SAM2VideoPredictor, forget: str) -> None:
-    state = predictor.init_state(VIDEO)
-    add_box(predictor, state, 1)
-    frames = predictor.propagate_in_video(state)
-    assert next(frames)[0] == 0
-    if forget == "reset_state":
-        predictor.reset_state(state)
-    else:
-        predictor.remove_object(state, 1)
-    assert list(frames) == []
-
-
-@pytest.mark.parametrize(("start", "count"), [(99, None), (0, 0), (0, 2.5)])
-def test_a_refused_call_changes_nothing(model: SAM2, start: int, count: int | None) -> None:
-    predictor = SAM2VideoPredictor(model, clear_non_cond_mem_around_input=True)
-    state = predictor.init_state(VIDEO)
-    add_box(predictor, state, 1)
-    list(predictor.propagate_in_video(state))
-    predictor.add_new_points_or_box(state, 3, 1, points=[[60, 10]], labels=[1])
-    before = sorted(state.objects[1].non_cond)
-    with pytest.raises(ValueError, match=r"frame_idx=99 is outside|max_frame_num_to_track="):
-        predictor.propagate_in_video(state, start, count)
-    assert sorted(state.objects[1].non_cond) == before
-
-
-def test_a_network_without_memory_is_refused() -> None:
-    with pytest.raises(ValueError, match="SAM has no memory to track with: use one of the model=sam2_"):
-        SAM2VideoPredictor(SAM.__new__(SAM))  # type: ignore[arg-type]
-
-
-def test_the_network_may_not_go_back_to_training(predictor: SAM2VideoPredictor) -> None:
-    state = predictor.init_state(VIDEO)
-    add_box(predictor, state, 1)
-    frames = predictor.propagate_in_video(state)
-    next(frames)
-    predictor.model.train()
-    try:
-        with pytest.raises(RuntimeError, match=r"training mode .* call model\.eval\(\) first"):
-            next(frames)
-    finally:
-        predictor.model.eval()
-
-
-@pytest.mark.parametrize("memory_dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16])
-def test_any_autocast_takes_any_stored_memory(model: SAM2, memory_dtype: torch.dtype, autocast: torch.dtype) -> None:
-    predictor = SAM2VideoPredictor(model, memory_dtype=memory_dtype)
-    state = predictor.init_state(VIDEO[:3])
-    with torch.autocast("cpu", dtype=autocast):
-        add_box(predictor, state, 1)
-        *_, (_, _, logits) = predictor.propagate_in_video(state)
-    assert torch.isfinite(logits).all()
-
-
-def test_official_names_of_arguments(predictor: SAM2VideoPredictor) -> None:
-    answers = []
-    for add in (predictor.add_new_points, predictor.add_new_points_or_box):
-        state = predictor.init_state(video_path=VIDEO)
-        answers.append(add(inference_state=state, frame_idx=0, obj_id=1, points=[[30, 30]], labels=[1])[2])
-    assert torch.equal(*answers)
-    with pytest.raises(ValueError, match=r"frame_idx=1\.0 is no integer"):
-        predictor.add_new_points_or_box(state, 1.0, 1, box=BOX)  # type: ignore[arg-type]
