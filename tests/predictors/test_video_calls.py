@@ -52,14 +52,17 @@ def test_an_object_that_lost_its_only_prompt_takes_the_next(predictor: SAM2Video
     state = predictor.init_state(VIDEO[:5])
     add_box(predictor, state, 1)
     list(predictor.propagate_in_video(state))
+    predictor.add_new_points_or_box(state, 3, 1, points=[[60, 10]], labels=[1])  # waits, is replaced
     predictor.clear_all_prompts_in_frame(state, 0, 1)
     with pytest.raises(ValueError, match=r"objects \[1\] have no conditioning frame any more: prompt them"):
         predictor.propagate_in_video(state)
     given = predictor.add_new_mask(state, 3, 1, DISC)[2]
+    obj = state.objects[1]
+    assert (sorted(obj.new_cond), sorted(obj.new_non_cond)) == ([3], [])
     tracked = collect(predictor.propagate_in_video(state))
     assert list(tracked) == [3, 4]
     torch.testing.assert_close(tracked[3], given)
-    assert (sorted(state.objects[1].cond), 3 in state.objects[1].non_cond) == ([3], False)
+    assert (sorted(obj.cond), 3 in obj.non_cond, obj.new_frames) == ([3], False, set())
 
 
 @pytest.mark.parametrize("forget", ["remove_object", "reset_state"])
