@@ -57,17 +57,15 @@ def _compose(groups: tuple[str, ...]) -> DictConfig:
 
 
 class Blobs:
-    """Bright rectangles on noise, one per case; `absent` cases show none, `broken` ones hold a NaN."""
+    """Bright rectangles on noise, one per case; `absent` cases show none."""
 
     name = "blobs"
     structures = ("blob",)
     allow_shared_patient = False
 
-    def __init__(
-        self, train: int = 8, val: int = 3, test: int = 3, absent: Sequence[str] = (), broken: Sequence[str] = ()
-    ):
+    def __init__(self, train: int = 8, val: int = 3, test: int = 3, absent: Sequence[str] = ()):
         self.counts = {"test": test, "train": train, "val": val}
-        self.absent, self.broken = set(absent), set(broken)
+        self.absent = set(absent)
 
     def records(self) -> list[Record]:
         return [
@@ -83,8 +81,6 @@ class Blobs:
         if record.case_id not in self.absent:
             label[top : top + 8, left : left + 12] = True
         image = rng.uniform(0, 0.4, (*SHAPE, 3)).astype(np.float32) + np.float32(0.5) * label[..., None]
-        if record.case_id in self.broken:
-            image[0, 0] = np.nan
         return Case(record, image, {"blob": label}, {"blob": label[None]}, (2.0, 3.0))
 
     def fingerprint(self) -> str:

@@ -153,6 +153,7 @@ def _metrics(run: Path) -> list[tuple[int, dict[str, float]]]:
     return [(line["epoch"], line["metrics"]) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_quick_run_beats_filling_the_box_by_a_margin(tmp_path: Path) -> None:
     done = call(tmp_path, "experiment=ct_quick", "model=sam2_nano", "tracking=none")
     assert done.returncode == 0, done.stdout
