@@ -45,8 +45,7 @@ def find_in_package(file: str) -> str:
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of a composed config that decides a run's numbers, resolved, as flat `dotted.key: value`.
 
-    Paths are left out, so that a run keeps its identity on another machine; a checkpoint counts by its content, or by
-    the SHA-256 that the model states and loading checks.
+    Paths are left out, so that a run keeps its identity on another machine; a checkpoint counts by its content.
     """
     flat: dict[str, Any] = {}
     for key in map(str, cfg):
@@ -57,8 +56,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
             value = OmegaConf.to_container(value, resolve=True)
         flat.update(flatten(value, key))
     if flat.get("model.checkpoint"):
-        stated = flat.get("model.sha256")
-        flat["model.checkpoint"] = stated or _content_id(environment_path(flat["model.checkpoint"]))
+        # never by model.sha256: that is what the file should be, and a finished run would answer for any other file
+        flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
     # a release decides which file is loaded, and that counts by its content
     return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY and not k.startswith("model.release.")}
 

