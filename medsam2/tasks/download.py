@@ -136,6 +136,8 @@ def _transfer(url: str, part: Part, size: int | None, timeout: float) -> None:
     if known is not None:
         headers = {"Range": f"bytes={part.length}-"} | ({"If-Range": known.validator} if known.validator else {})
     with _open(url, timeout, headers) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise ValueError(f"{url}: the server answers with a web page, perhaps to ask for a login; not fetched")
         source = _source(url, response)
         if size is not None and source.size not in (None, size):
             raise _other_size(url, source.size, size)

@@ -1,4 +1,4 @@
-"""Get a model's released checkpoint: verified, and in its place only when it is whole."""
+"""Get a model's released checkpoint: in its place only when whole, checked where size or SHA-256 are configured."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ class Files:
     errors: list[int] = field(default_factory=list)  # statuses of the next responses
     announce_length: bool = True
     announce_total: bool = True  # in Content-Range
+    content_type: str = "application/octet-stream"
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)  # Range, If-Range
     url: str = ""
 
@@ -70,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(files.body) - 1}/{total}")
         if files.announce_length:
             self.send_header("Content-Length", str(len(files.body) - start))
+        self.send_header("Content-Type", files.content_type)
         if files.etag:
             self.send_header("ETag", files.etag)
         self.end_headers()
@@ -480,3 +482,10 @@ def test_commands_and_runs_do_not_mix(
     with pytest.raises(SystemExit):
         run_sweep(jobs, ["task"], launch([]))
     assert "some are commands, others make runs" in caplog.text
+
+
+def test_a_web_page_is_no_checkpoint(files: Files, target: Path) -> None:
+    files.content_type = "text/html; charset=utf-8"
+    with pytest.raises(ValueError, match="the server answers with a web page"):
+        fetch(str(target), files.url)
+    assert not target.exists()
