@@ -19,8 +19,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 # What cannot change a run's numbers, or is counted under another key. Everything else is part of what the run is.
 NOT_IDENTITY = {
     "hydra", "paths", "tracking", "sweep", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
-    "study", "dataset.root", "model.sha256", "model.strict", "model.tuning.lr", "model.tuning.max_epochs",
-    "trainer.checkpoint_minutes", "metrics.overlays",
+    "study", "cache", "dataset.root", "dataset.cache_dir", "model.sha256", "model.strict", "model.tuning.lr",
+    "model.tuning.max_epochs", "trainer.checkpoint_minutes", "metrics.overlays",
 }  # fmt: skip
 
 
@@ -58,6 +58,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     if flat.get("model.checkpoint"):
         # never by model.sha256: that is what the file should be, and a finished run would answer for any other file
         flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
+    if flat.get("dataset.split_file"):
+        flat["dataset.split_file"] = _content_id(environment_path(flat["dataset.split_file"]))
     # a release decides which file is loaded, and that counts by its content
     return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY and not k.startswith("model.release.")}
 
@@ -121,7 +123,7 @@ def group_help() -> str:
     for folder in folders:
         name = "sweeps" if folder.name == "sweeps" else folder.relative_to(PROJECT / "conf").as_posix()
         choices = sorted(folder.glob("*.yaml"))
-        if not choices or name == "model/base":
+        if not choices or folder.name == "base":
             continue
         lines.append(name)
         lines += [f"  {c.stem:20} {_headline(c)}" for c in choices]

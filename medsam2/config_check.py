@@ -53,16 +53,19 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
         return [f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]
     unknown = unknown_keys(plain)
     if is_command(cfg):
-        return unknown + range_problems(plain) + target_problems({"task": plain["task"]})
+        own = target_problems({"task": plain["task"]})
+        # check(dataset=${dataset}): what was typed is dataset.key
+        return unknown + range_problems(plain) + [problem.replace("task.dataset.", "dataset.") for problem in own]
     targets = target_problems(plain)
     found = unknown + range_problems(plain) + targets + file_problems(plain)
     if here:
         found += device_problems(plain["device"])
-    for key in ("prompt", "metrics", "dataset"):  # cheap to build, and they know more about their own settings
+    built: dict[str, Any] = {}
+    for key in ("prompt", "metrics", "cache", "dataset"):  # cheap to build, and they know more about their own settings
         if not any(t.startswith(key) for t in targets + unknown):
-            found += build_problems(cfg, key)
+            found += build_problems(cfg, key, built)
     if not any(t.startswith(("metrics", "trainer", "dataset")) for t in found):
-        found += monitor_problems(plain)
+        found += monitor_problems(plain, built["dataset"].structures)
     return found
 
 
@@ -105,6 +108,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method.rounds": _COUNT,
     "model.mask_selection.delta": _NOT_NEGATIVE,
     "model.mask_selection.thresh": _SHARE,
+    "cache.max_gb": _POSITIVE,
     "trainer.max_epochs": _COUNT,
     "trainer.val_every": _COUNT,
     "trainer.accumulate": _COUNT,
@@ -164,7 +168,7 @@ FREE_KEYS = {  # what nodes without a `_target_` may hold
         "no_obj_embed_spatial",
     },
     "model.tuning": {"trainable", "lr", "max_epochs"},
-    "paths": {"output_dir", "data_root", "checkpoint_dir"},
+    "paths": {"output_dir", "data_root", "checkpoint_dir", "cache_dir"},
     "sweep": {"id", "parent_run_id"},
 }
 
@@ -228,22 +232,23 @@ def file_problems(plain: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def build_problems(cfg: DictConfig, key: str) -> list[str]:
-    """What an object finds wrong with its own settings, and a dataset with its files: it lists them, decodes none."""
+def build_problems(cfg: DictConfig, key: str, built: dict[str, Any]) -> list[str]:
+    """What an object finds wrong with its own settings, and a dataset with its files, which it lists.
+
+    The object is left in ``built``.
+    """
     try:
-        built = instantiate(cfg[key])
+        built[key] = instantiate(cfg[key])
         if key == "dataset":
-            built.records()
+            built[key].records()
     except Exception as error:
         text = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
         return [f"{key}: {text}"]
     return []
 
 
-def monitor_problems(plain: Mapping[str, Any]) -> list[str]:
-    """A `trainer.monitor` that no validation will compute."""
-    structures = _select(plain, "dataset.structures") or []
-    structures = [structures] if isinstance(structures, str) else structures
+def monitor_problems(plain: Mapping[str, Any], structures: Sequence[str]) -> list[str]:
+    """A `trainer.monitor` that no validation of these structures will compute."""
     names = _select(plain, "metrics.names")
     valid = [f"val/{name}/{of}" for name in (names if isinstance(names, list) else []) for of in ("mean", *structures)]
     monitor = _select(plain, "trainer.monitor")

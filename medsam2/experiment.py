@@ -148,6 +148,7 @@ def build_tracker(cfg: DictConfig) -> Tracker:
 def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, str]:
     """The dataset, with its split checked and stored, and the hash of that split."""
     from medsam2.data.splits import check_disjoint, save_split, split_hash
+    from medsam2.data.survey import quick_check
 
     dataset: Dataset = instantiate(cfg.dataset)
     records = dataset.records()
@@ -159,6 +160,7 @@ def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, s
     counts = {split: sum(r.split == split for r in records) for split in ("train", "val", "test")}
     if not all(counts.values()):
         raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); each of the three needs some")
+    quick_check(dataset)
     log.info("%s: %s cases; %s", dataset.name, counts, ", ".join(dataset.structures))
     return dataset, split_hash(records)
 
@@ -198,7 +200,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
     optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
-    prompt, transforms = instantiate(cfg.prompt), instantiate(cfg.transforms)
+    prompt, transforms, cache = instantiate(cfg.prompt), instantiate(cfg.transforms), instantiate(cfg.cache)
     cases = PromptedCases(
         dataset,
         of_split(dataset.records(), "train"),
@@ -207,6 +209,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         cfg.seed,
         transforms,
         training=True,
+        cache=cache,
     )
     loader = build_loader(cases, cfg.batch_size, cfg.num_workers, shuffle=True, seed=cfg.seed)
     scheduler = instantiate(cfg.scheduler)(
@@ -216,6 +219,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         dataset=dataset,
         prompt=prompt,
         transforms=transforms,
+        cache=cache,
         method=method,
         trainer=trainer,
         optimizer=optimizer,

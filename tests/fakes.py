@@ -62,6 +62,7 @@ class Blobs:
     name = "blobs"
     structures = ("blob",)
     allow_shared_patient = False
+    root = Path()
 
     def __init__(self, train: int = 8, val: int = 3, test: int = 3, absent: Sequence[str] = ()):
         self.counts = {"test": test, "train": train, "val": val}
@@ -85,6 +86,9 @@ class Blobs:
 
     def fingerprint(self) -> str:
         return "0123456789abcdef"
+
+    def decoding(self) -> dict[str, Any]:
+        return {"absent": sorted(self.absent)}
 
     def loader(self, batch_size: int, split: str = "train", seed: int = 0) -> Any:
         training = split == "train"

@@ -40,8 +40,7 @@ class ChestCT:
     """34 axial slices of 128×128 pixels, 3.05 mm in the plane and 10 mm apart; slice 0 is nearest the feet.
 
     Shown as radiologists do: anterior up, the patient's right on the left of the image. Only slices with at
-    least one of ``structures`` become cases. ``window`` (level and width in HU) maps to grey [0, 1], repeated
-    to three channels.
+    least one of ``structures`` become cases. ``window`` (level and width in HU) maps to grey [0, 1].
     """
 
     allow_shared_patient = True
@@ -77,16 +76,25 @@ class ChestCT:
         return Record(f"{PATIENT}_z{index:02d}", PATIENT, split, IMAGE_FILE, labels, index)
 
     def load(self, record: Record) -> Case:
-        """The slice in the window, with one rater per structure and the in-plane spacing of the header."""
+        """The slice in the window, grey, with one rater per structure and the in-plane spacing of the header."""
         level, width = self.window
         grey = np.clip((self._volume[record.index] - (level - width / 2)) / width, 0.0, 1.0).astype(np.float32)
         labels = {s: self._labels[record.index] == self._values[s] for s in self.structures}
         raters = {structure: label[None] for structure, label in labels.items()}
-        return Case(record, np.repeat(grey[..., None], 3, axis=2), labels, raters, self._spacing)
+        return Case(record, grey[..., None], labels, raters, self._spacing)
 
     def fingerprint(self) -> str:
         """Changes with the files' sizes, the chosen structures and the split."""
         return compute_fingerprint(self.records(), find_data_folder())
+
+    @property
+    def root(self) -> Path:
+        """slicerio's sample data."""
+        return find_data_folder()
+
+    def decoding(self) -> dict[str, Any]:
+        """The structures and the window."""
+        return {"structures": self.structures, "window": self.window}
 
     # Read once per process and kept: 2.2 MB as int32, 0.6 MB as uint8.
 

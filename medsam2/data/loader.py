@@ -7,43 +7,33 @@ calls.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from medsam2.data.batch import Batch, ObjectInfo, Sample, collate
+from medsam2.data.batch import Batch, ObjectInfo, Sample, collate, mask_to_logits, to_float
+from medsam2.data.cache import Cache
+from medsam2.data.prepared import Prepared, agreement, consensus, share
 from medsam2.data.prompts import Prompter, prompt_rng
-from medsam2.data.records import Case, Dataset, DatasetError, Record
+from medsam2.data.records import Dataset, Record, compute_consensus
 from medsam2.data.seeding import stable_rng
-from medsam2.data.transforms import CaseTransform
+from medsam2.data.source import CaseSource, start_worker
+from medsam2.data.transforms import SampleTransform
 
-__all__ = [
-    "Batch",
-    "EpochSampler",
-    "ObjectInfo",
-    "PromptedCases",
-    "Sample",
-    "build_loader",
-    "collate",
-    "resize_image",
-    "resize_label",
-    "scale_points",
-]
+__all__ = ["Batch", "EpochSampler", "ObjectInfo", "PromptedCases", "Sample", "build_loader", "collate", "scale_points"]
 
 
 class PromptedCases(TorchDataset[Sample]):
     """The cases of one split as samples: a prompt for every structure that is present.
 
-    In training, prompts and transforms differ from epoch to epoch; otherwise a case has the same prompts in
-    every run and transforms are not applied. Ask for ``(epoch, index)``, as EpochSampler does, or for
-    ``index`` after ``set_epoch``: a worker process holds a copy of this object, so only the first way reaches
-    it.
+    In training, prompts and transforms differ from epoch to epoch, and prompts are drawn from the masks as the model
+    sees them, after the transforms; otherwise a case has the same prompts in every run and at every image size, drawn
+    at its native size, and transforms are not applied. Ask for ``(epoch, index)``, as EpochSampler does, or for
+    ``index`` after ``set_epoch``: a worker process holds a copy of this object, so only the first way reaches it.
     """
 
     def __init__(
@@ -53,9 +43,11 @@ class PromptedCases(TorchDataset[Sample]):
         prompt: Prompter,
         image_size: int,
         seed: int,
-        transforms: CaseTransform | None = None,
+        transforms: SampleTransform | None = None,
         training: bool = False,
+        cache: Cache | None = None,
     ) -> None:
+        self.source = CaseSource(dataset, image_size, cache)
         self.dataset = dataset
         self.records = list(records)
         self.prompt = prompt
@@ -75,74 +67,90 @@ class PromptedCases(TorchDataset[Sample]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
-        case = self.dataset.load(self.records[index])
-        self._check_finite(case)
-        if self.training and self.transforms is not None:
-            case = self.transforms(case, stable_rng("transforms", self.seed, case.record.case_id, epoch))
-        return self._sample(case, epoch if self.training else None)
+        record = self.records[index]
+        prepared = self.source.get(record)
+        return self._train(record, prepared, epoch) if self.training else self._evaluate(record, prepared)
 
-    def _check_finite(self, case: Case) -> None:
-        if not np.isfinite(case.image).all():
-            file = f" ({case.record.image})" if case.record.image else ""
-            raise DatasetError(
-                f"dataset={self.dataset.name}, case {case.record.case_id}: its image{file} holds NaN or infinite "
-                "values; correct it, or take the case out of the dataset"
-            )
+    def _train(self, record: Record, prepared: Prepared, epoch: int) -> Sample:
+        image, masks = prepared.pixels(self.image_size), self._resized(prepared)
+        if self.transforms is not None:
+            rng = stable_rng("transforms", self.seed, record.case_id, epoch)
+            image, masks = _transform(self.transforms, to_float(image), masks, rng)
+        sample = _Sample(record.case_id, image)
+        for structure, raters in masks.items():
+            target = compute_consensus(raters)
+            if target.any():  # too small for the model's resolution: a click with an empty target teaches nothing
+                prompt = self.prompt(share(raters), prompt_rng(self.seed, record.case_id, structure, epoch))
+                info = ObjectInfo(record.case_id, record.patient_id, structure, prompt, prepared.spacing, None, None)
+                sample.add(info, target, target.shape)
+        return sample.build(self.image_size)
 
-    def _sample(self, case: Case, epoch: int | None) -> Sample:
-        picture = np.round(case.image * 255).astype(np.uint8) if self.pictures else None
-        objects, targets = [], []
+    def _evaluate(self, record: Record, prepared: Prepared) -> Sample:
+        sample = _Sample(record.case_id, prepared.pixels(self.image_size))
+        picture = self._picture(record) if self.pictures else None
         for structure in self.dataset.structures:
-            if not case.labels[structure].any():
+            packed = prepared.raters[structure]
+            label = consensus(packed)
+            if not label.any():
                 continue
-            target = resize_label(case.labels[structure], self.image_size)
-            if self.training and not target.any():
-                continue  # too small for the model's resolution: a click with an empty target teaches nothing
-            targets.append(target)
-            objects.append(self._object(case, structure, epoch, picture))
+            prompt = self.prompt(agreement(packed), prompt_rng(self.seed, record.case_id, structure))
+            info = ObjectInfo(record.case_id, record.patient_id, structure, prompt, prepared.spacing, label, picture)
+            target = compute_consensus(packed.resized(self.image_size))
+            sample.add(info, target, label.shape)
+        return sample.build(self.image_size)
+
+    def _resized(self, prepared: Prepared) -> dict[str, NDArray[np.bool_]]:
+        """R×S×S per structure that is present."""
+        resized = {s: prepared.raters[s].resized(self.image_size) for s in self.dataset.structures}
+        return {structure: masks for structure, masks in resized.items() if masks.any()}
+
+    def _picture(self, record: Record) -> NDArray[np.uint8]:
+        """The native image in 8 bits and three channels."""
+        image = np.round(self.dataset.load(record).image * 255).astype(np.uint8)
+        return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
+
+
+class _Sample:
+    """A sample as it grows, object by object."""
+
+    def __init__(self, case_id: str, image: Tensor) -> None:
+        self.case_id = case_id
+        self.image = image
+        self.objects: list[ObjectInfo] = []
+        self.targets: list[NDArray[np.bool_]] = []
+        self.points: list[Tensor] = []
+        self.masks: list[Tensor | None] = []
+
+    def add(self, info: ObjectInfo, target: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
+        """``shape`` is H×W of the grid the prompt was drawn on."""
+        size, prompt = self.image.shape[-1], info.prompt
+        self.objects.append(info)
+        self.targets.append(target)
+        self.points.append(scale_points(prompt.points, shape, size))
+        self.masks.append(None if prompt.mask is None else mask_to_logits(prompt.mask, size // 4))
+
+    def build(self, size: int) -> Sample:
+        targets = np.stack(self.targets) if self.targets else np.zeros((0, size, size), dtype=np.bool_)
         return Sample(
-            case_id=case.record.case_id,
-            image=resize_image(case.image, self.image_size),
-            targets=torch.stack(targets) if targets else torch.zeros(0, self.image_size, self.image_size),
-            point_coords=[scale_points(o.prompt.points, case.image.shape[:2], self.image_size) for o in objects],
-            point_labels=[torch.from_numpy(o.prompt.labels) for o in objects],
-            objects=objects,
-        )
-
-    def _object(self, case: Case, structure: str, epoch: int | None, picture: NDArray[np.uint8] | None) -> ObjectInfo:
-        record = case.record
-        rng = prompt_rng(self.seed, record.case_id, structure, epoch)
-        return ObjectInfo(
-            case_id=record.case_id,
-            patient_id=record.patient_id,
-            structure=structure,
-            prompt=self.prompt(_agreement(case, structure), rng),
-            spacing=case.spacing,
-            label=None if self.training else case.labels[structure],
-            image=picture,
+            case_id=self.case_id,
+            image=self.image,
+            targets=torch.from_numpy(targets),
+            point_coords=self.points,
+            point_labels=[torch.from_numpy(info.prompt.labels) for info in self.objects],
+            objects=self.objects,
+            mask_inputs=self.masks,
         )
 
 
-def _agreement(case: Case, structure: str) -> NDArray[Any]:
-    """The fraction of raters per pixel where there are several, else the label itself."""
-    raters = case.raters.get(structure)
-    if raters is None or len(raters) < 2:
-        return case.labels[structure]
-    return raters.mean(axis=0, dtype=np.float32)
-
-
-def resize_image(image: NDArray[np.float32], size: int) -> Tensor:
-    """H×W×3 to 3×size×size, bilinear and antialiased, aspect not kept: as SAM 2 does."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-    if tensor.shape[-2:] != (size, size):
-        tensor = F.interpolate(tensor, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    return tensor[0].clamp_(0.0, 1.0)
-
-
-def resize_label(label: NDArray[np.bool_], size: int) -> Tensor:
-    """H×W to size×size float32 in {0, 1}: nearest by pixel centres, to stay aligned with the image."""
-    tensor = torch.from_numpy(np.ascontiguousarray(label)).to(torch.float32)[None, None]
-    return F.interpolate(tensor, (size, size), mode="nearest-exact")[0, 0]
+def _transform(
+    transform: SampleTransform, image: Tensor, masks: dict[str, NDArray[np.bool_]], rng: np.random.Generator
+) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
+    """Image and every rater's mask moved together; structures that have left the image are left out."""
+    counts = [len(raters) for raters in masks.values()]
+    stacked = np.concatenate(list(masks.values())) if masks else np.zeros((0, *image.shape[1:]), dtype=np.bool_)
+    image, moved = transform(image, torch.from_numpy(stacked.astype(np.float32)), rng)
+    parts = np.split(moved.numpy() >= 0.5, np.cumsum(counts)[:-1]) if masks else []
+    return image, {structure: part for structure, part in zip(masks, parts, strict=True) if part.any()}
 
 
 def scale_points(points: NDArray[np.float32], shape: tuple[int, ...], size: int) -> Tensor:
@@ -195,10 +203,6 @@ def build_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # else starting workers would draw from the global generator
     )
-
-
-def _start_worker(worker_id: int) -> None:
-    torch.set_num_threads(1)  # a forked OpenMP pool can deadlock, and workers are the parallelism already

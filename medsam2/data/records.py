@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +15,28 @@ SPLITS = ("train", "val", "test")
 
 
 class DatasetError(ValueError):
-    """The data on disk, or the settings that describe it, are not what the dataset needs; says what to do."""
+    """The data on disk, or the settings that describe it, are not what the dataset needs; says what to do.
+
+    ``kind`` names the sort of mistake in a word or two, so that many of them can be counted: "undeclared value".
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
 class Record:
-    """One case as listed, not decoded; ``image`` and ``labels`` name files below the dataset's root."""
+    """One case as listed, not decoded; ``image`` and ``labels`` name files (or folders) below the dataset's root."""
 
     case_id: str
     patient_id: str
-    split: str  # "train" | "val" | "test"
+    split: str = ""  # "train" | "val" | "test"; "" as long as nobody has decided
     image: str = ""
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (structure, files of its raters)
-    index: int = 0  # slice number where one file holds many cases
+    index: int = 0  # slice or image number where one file holds many cases
+    volume: str = ""  # the volume this is a slice of
+    modality: str = ""  # "ct", "mr", … where it decides how intensities are shown
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -39,7 +48,8 @@ class Record:
 class Case:
     """One decoded case at its native size.
 
-    ``image`` is float32 H×W×3 in [0, 1]; ``raters[structure]`` is bool R×H×W, a mask per rater;
+    ``image`` is float32 H×W×3, or H×W×1 where it is grey, in [0, 1]; ``raters[structure]`` is bool R×H×W, one
+    mask per rater;
     ``labels[structure]`` is bool H×W, the consensus of the raters; ``spacing`` is (row, column) in mm, None
     where pixels have no physical size.
     """
@@ -55,8 +65,15 @@ class Dataset(Protocol):
     """What the rest of the project may ask of a dataset."""
 
     name: str
-    structures: tuple[str, ...]
     allow_shared_patient: bool  # True only where one patient is all there is
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What is segmented, in the order of results."""
+
+    @property
+    def root(self) -> Path:
+        """The folder below which the files of the records are."""
 
     def records(self) -> list[Record]:
         """Every case, sorted by case_id, not decoded. Raises DatasetError if the data is not as expected."""
@@ -67,9 +84,14 @@ class Dataset(Protocol):
     def fingerprint(self) -> str:
         """16 hex digits that change when the cases, their split or their files (names, sizes) change."""
 
+    def decoding(self) -> dict[str, Any]:
+        """Everything but the files' content that decides what ``load`` returns, as plain values."""
+
 
 def compute_consensus(raters: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Majority of R×H×W rater masks; a tie (possible with an even number of raters) counts as foreground."""
+    if len(raters) == 1:
+        return raters[0]
     votes = raters.sum(axis=0, dtype=np.uint16)
     return np.asarray(2 * votes >= len(raters))
 

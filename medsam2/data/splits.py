@@ -4,47 +4,150 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import tempfile
+import io
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from medsam2.data.files import FileFacts
 from medsam2.data.records import SPLITS, DatasetError, Record
+from medsam2.data.seeding import stable_rng
+from medsam2.files import write_atomic
 
 T = TypeVar("T")
 SPLIT_COLUMNS = ("case_id", "patient_id", "split")
 
 
-def carve_validation(records: Sequence[Record], fraction: float, seed: int) -> list[Record]:
-    """Move ``fraction`` of the training patients (rounded, at least one) to val; the rest stays as it is.
+@dataclass(frozen=True)
+class Split:
+    """How cases that a release has put into no split, or into too few, are divided: by patient, from a seed.
+
+    The release's own splits stay. Where it has no test cases, ``test_fraction`` of the patients become test; where it
+    has no val, ``val_fraction`` of the training patients become val. With ``fold`` k, one of ``folds`` equal parts of
+    the patients takes the place of that fraction: of test where the release has none, else of val. ``split_file``
+    decides alone where it is given: a CSV with the columns case_id and split, as every run saves one, or nnU-Net's
+    ``splits_final.json``, of which ``fold`` chooses the entry.
+    """
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    fold: int | None = None
+    folds: int = 5
+    split_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
+            if not 0 < value < 1:
+                raise DatasetError(f"dataset.{key}={value} must lie between 0 and 1 (0.1 is a tenth of the patients)")
+        if self.folds < 2 or (self.fold is not None and not 0 <= self.fold < self.folds):
+            raise DatasetError(
+                f"dataset.fold={self.fold} of dataset.folds={self.folds}: folds are numbered from 0 to folds - 1, "
+                "and there are 2 or more"
+            )
+
+    def assign(self, records: Sequence[Record]) -> list[Record]:
+        """The records with a split each, sorted by case id.
+
+        Raises DatasetError if there are too few patients, or if split_file does not fit the cases.
+        """
+        if self.split_file is not None:
+            return _by_file(records, Path(self.split_file).expanduser(), self.fold or 0)
+        done = [replace(record, split=record.split or "train") for record in records]
+        fold = self.fold
+        if not any(record.split == "test" for record in records):
+            done, fold = self._carve(done, "test", self.test_fraction, fold), None
+        if not any(record.split == "val" for record in records):
+            done, fold = self._carve(done, "val", self.val_fraction, fold), None
+        elif fold is not None:
+            done = [replace(r, split="train") if r.split == "val" else r for r in done]
+            done = self._carve(done, "val", self.val_fraction, fold)
+        return sorted(done, key=lambda record: record.case_id)
+
+    def _carve(self, records: list[Record], split: str, fraction: float, fold: int | None) -> list[Record]:
+        if fold is None:
+            return carve(records, split, fraction, self.split_seed)
+        return carve_fold(records, split, fold, self.folds, self.split_seed)
+
+
+def carve(records: Sequence[Record], split: str, fraction: float, seed: int) -> list[Record]:
+    """Move ``fraction`` of the training patients (rounded, at least one) to ``split``; the rest stays as it is.
 
     Patients are drawn by a generator of their own from ``seed``, so the same records and seed give the same
-    split everywhere. Raises DatasetError if val exists already, or if no training patient would be left.
+    split everywhere. Raises DatasetError if no training patient would be left.
     """
-    if not 0 < fraction < 1:
+    drawn = _draw_patients(records, seed, "" if split == "val" else split)
+    count = max(1, round(fraction * len(drawn)))
+    if count >= len(drawn):
         raise DatasetError(
-            f"val_fraction={fraction} must lie between 0 and 1 (0.1 moves a tenth of the patients to val)"
+            f"dataset.{split}_fraction={fraction} of {len(drawn)} training patients leaves none to train on: "
+            "lower it or add cases",
+            kind="too few cases",
         )
-    if any(record.split == "val" for record in records):
-        raise DatasetError("these records have a val split already; carving a second one would change it")
+    return _move(records, split, set(drawn[:count]))
+
+
+def carve_fold(records: Sequence[Record], split: str, fold: int, folds: int, seed: int) -> list[Record]:
+    """Move part ``fold`` of the training patients to ``split``; the parts are disjoint and complete, by patient."""
+    drawn = _draw_patients(records, seed, "fold")
+    if len(drawn) < folds:
+        raise DatasetError(
+            f"dataset.folds={folds} of {len(drawn)} training patients: lower it or add cases", kind="too few cases"
+        )
+    return _move(records, split, {drawn[int(i)] for i in np.array_split(np.arange(len(drawn)), folds)[fold]})
+
+
+def _draw_patients(records: Sequence[Record], seed: int, purpose: str) -> list[str]:
+    """The training patients in a random order of their own for each purpose."""
     patients = sorted({record.patient_id for record in records if record.split == "train"})
-    count = max(1, round(fraction * len(patients)))
-    if count >= len(patients):
-        raise DatasetError(
-            f"val_fraction={fraction} of {len(patients)} training patients leaves none to train on: "
-            "lower it or add cases"
-        )
-    drawn = np.random.default_rng(seed).permutation(len(patients))[:count]
-    chosen = {patients[i] for i in drawn}
+    generator = stable_rng("split", seed, purpose) if purpose else np.random.default_rng(seed)
+    return [patients[i] for i in generator.permutation(len(patients))]
+
+
+def _move(records: Sequence[Record], split: str, patients: set[str]) -> list[Record]:
     return [
-        replace(record, split="val") if record.split == "train" and record.patient_id in chosen else record
+        replace(record, split=split) if record.split == "train" and record.patient_id in patients else record
         for record in records
     ]
+
+
+def _by_file(records: Sequence[Record], path: Path, fold: int) -> list[Record]:
+    splits = read_splits(path, fold)
+    known = {record.case_id for record in records} | {record.volume for record in records}
+    if strange := sorted(set(splits) - known):
+        raise DatasetError(
+            f"dataset.split_file={path}: {len(strange)} cases are not in this dataset, as {strange[0]}; "
+            f"its cases have names like {min(r.case_id for r in records) if records else 'none'}",
+            kind="split file",
+        )
+    found = [replace(r, split=splits.get(r.case_id, splits.get(r.volume, ""))) for r in records]
+    return sorted((r for r in found if r.split), key=lambda record: record.case_id)
+
+
+def read_splits(path: Path, fold: int = 0) -> dict[str, str]:
+    """case id -> split, of a CSV with the columns case_id and split or of nnU-Net's JSON (whose val is our val).
+
+    Raises DatasetError naming the file and what is wrong with it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".json":
+            entries = json.loads(text)
+            return {case: split for split in SPLITS for case in entries[fold].get(split, ())}
+        rows = list(csv.DictReader(text.splitlines()))
+        return {row["case_id"]: row["split"] for row in rows}
+    except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise DatasetError(
+            f"dataset.split_file={path} cannot be used ({type(error).__name__}: {error}): give a CSV with the columns "
+            "case_id and split (train, val, test), or nnU-Net's splits_final.json with at least "
+            f"{fold + 1} entries for dataset.fold={fold}",
+            kind="split file",
+        ) from error
 
 
 def contiguous_blocks(ids: Sequence[T], blocks: Sequence[tuple[str, float]], gap: int) -> dict[str, list[T]]:
@@ -95,14 +198,17 @@ def check_disjoint(records: Iterable[Record], allow_shared_patient: bool = False
         if record.split not in SPLITS:
             raise DatasetError(f"case {record.case_id} has split={record.split!r}; known splits: {', '.join(SPLITS)}")
         if record.case_id in seen:
-            raise DatasetError(f"case {record.case_id} is listed twice: case ids must be unique within a dataset")
+            raise DatasetError(
+                f"case {record.case_id} is listed twice: case ids must be unique within a dataset", kind="duplicate id"
+            )
         seen.add(record.case_id)
         splits_of[record.patient_id].add(record.split)
     shared = [f"{patient} ({', '.join(sorted(s))})" for patient, s in sorted(splits_of.items()) if len(s) > 1]
     if shared and not allow_shared_patient:
         raise DatasetError(
             f"{len(shared)} patients are in more than one split, so the test would see training patients: "
-            f"{'; '.join(shared[:5])}. Put all cases of a patient into one split."
+            f"{'; '.join(shared[:5])}. Put all cases of a patient into one split.",
+            kind="patient in two splits",
         )
 
 
@@ -118,17 +224,38 @@ def split_hash(records: Iterable[Record]) -> str:
 
 
 def save_split(records: Iterable[Record], path: str | Path) -> Path:
-    """Write the split table as CSV. Written beside and renamed, so a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(SPLIT_COLUMNS)
-            writer.writerows(split_table(records))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write the split table as CSV; given back as ``dataset.split_file`` it makes the same split."""
+    path, text = Path(path), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SPLIT_COLUMNS)
+    writer.writerows(split_table(records))
+    write_atomic(path, text.getvalue())
     return path
+
+
+def check_contents(records: Iterable[Record], root: Path, facts: FileFacts) -> None:
+    """Raises DatasetError if image files of two splits have the same content.
+
+    Only files of the same size can, so only those are read.
+    """
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.image:
+            splits_of[record.image].add(record.split)
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name in splits_of:
+        if (root / name).is_file():
+            by_size[(root / name).stat().st_size].append(name)
+    by_content: dict[str, list[str]] = defaultdict(list)
+    for names in by_size.values():
+        if len(set().union(*(splits_of[name] for name in names))) > 1 and len(names) > 1:
+            for name in names:
+                by_content[facts.digest(root / name)].append(name)
+    twins = [n for n in by_content.values() if len(n) > 1 and len(set().union(*(splits_of[name] for name in n))) > 1]
+    if twins:
+        shown = "; ".join(" = ".join(f"{name} ({', '.join(splits_of[name])})" for name in names) for names in twins[:5])
+        raise DatasetError(
+            f"{len(twins)} images are in more than one split under different names, so the test would see training "
+            f"images: {shown}. Delete the copies, or put them into one split with dataset.split_file.",
+            kind="duplicate image",
+        )

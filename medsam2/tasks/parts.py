@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,20 +12,25 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from medsam2.data.cache import Cache
 from medsam2.data.loader import PromptedCases, Sample, build_loader
 from medsam2.data.prompts import Prompter
 from medsam2.data.records import Dataset, of_split
-from medsam2.data.transforms import CaseTransform
+from medsam2.data.source import CaseSource, prepare_groups
+from medsam2.data.transforms import SampleTransform
 from medsam2.evaluation.evaluator import Evaluator
 from medsam2.evaluation.pictures import choose_cases, draw_case, save_picture
 from medsam2.evaluation.rows import Row, save_rows, summarise
 from medsam2.methods.base import Method
 from medsam2.runs import RunDirectory
 from medsam2.training.precision import Runtime
+from medsam2.training.progress import progress_bar
 from medsam2.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from medsam2.tracking.base import Tracker
+
+log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -54,7 +61,8 @@ class Parts:
 
     dataset: Dataset
     prompt: Prompter
-    transforms: CaseTransform | None
+    transforms: SampleTransform | None
+    cache: Cache
     method: Method
     trainer: Trainer
     optimizer: Optimizer
@@ -73,7 +81,24 @@ class Parts:
     def cases(self, split: str) -> PromptedCases:
         """The cases of a split as they are evaluated: fixed prompts, no transforms."""
         records = of_split(self.dataset.records(), split)
-        return PromptedCases(self.dataset, records, self.prompt, self.image_size, self.seed)
+        return PromptedCases(self.dataset, records, self.prompt, self.image_size, self.seed, cache=self.cache)
+
+    def prepare(self, *splits: str) -> None:
+        """Decodes the cases of these splits into the cache: no step waits for it, and a damaged file is found now.
+
+        Raises DatasetError naming the first file that cannot be used.
+        """
+        records = [record for record in self.dataset.records() if record.split in splits]
+        source = CaseSource(self.dataset, self.image_size, self.cache)
+        groups, start = source.lacking(records), time.time()
+        if not groups:
+            return
+        count = sum(map(len, groups))
+        log.info("preparing %d of %d cases for %d px into %s", count, len(records), self.image_size, self.cache.folder)
+        with progress_bar("preparing", len(groups)) as advance:
+            for _ in prepare_groups(source, groups, self.num_workers):
+                advance()
+        log.info("prepared in %.0f s", time.time() - start)
 
     def loader(self, cases: PromptedCases) -> DataLoader[Sample]:
         return build_loader(cases, self.batch_size, self.num_workers, shuffle=False, seed=self.seed)

@@ -17,6 +17,7 @@ def train(parts: Parts) -> Outcome:
 
     The test cases never choose anything: the epoch is chosen by `trainer.monitor`, which is computed on val.
     """
+    parts.prepare("train", "val", "test")
     zero_shot = _zero_shot(parts)
     val_loader = parts.loader(parts.cases("val"))
 

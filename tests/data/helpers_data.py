@@ -76,6 +76,7 @@ class MemoryDataset:
     name = "memory"
     structures = ("one", "two")
     allow_shared_patient = False
+    root = Path()
 
     def __init__(self, count: int = 6, shape: tuple[int, int] = SHAPE, absent: Sequence[tuple[int, str]] = ()) -> None:
         self.count, self.shape, self.absent = count, shape, set(absent)
@@ -97,3 +98,6 @@ class MemoryDataset:
 
     def fingerprint(self) -> str:
         return "0" * 16
+
+    def decoding(self) -> dict[str, object]:
+        return {"shape": self.shape, "absent": sorted(self.absent)}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers_data import MemoryDataset, square
+from torch import Tensor
 
+from medsam2.data.cache import DiskCache
 from medsam2.data.chest_ct import ChestCT
 from medsam2.data.loader import (
     Batch,
@@ -16,12 +20,10 @@ from medsam2.data.loader import (
     PromptedCases,
     build_loader,
     collate,
-    resize_image,
-    resize_label,
     scale_points,
 )
 from medsam2.data.prompts import BoxPrompt, ClickPrompt
-from medsam2.data.records import Case, DatasetError, of_split
+from medsam2.data.records import DatasetError, of_split
 
 
 def prompted(dataset: MemoryDataset | None = None, **settings: object) -> PromptedCases:
@@ -36,7 +38,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_batch_shapes_and_types() -> None:
-    batch = collate([prompted()[i] for i in range(3)])
+    batch = collate([prompted()[i] for i in range(3)]).to("cpu")
     assert batch.images.shape == (3, 3, 64, 64)
     assert batch.images.dtype == torch.float32
     assert batch.images.min() >= 0
@@ -68,23 +70,6 @@ def test_scaled_clicks_lie_on_the_target() -> None:
         for points, target in zip(sample.point_coords, sample.targets, strict=True):
             x, y = (points[0] + 0.5 * 64 / 30).long().tolist()  # the middle of the clicked pixel
             assert target[y, x] == 1
-
-
-def test_targets_are_nearest_and_aligned() -> None:
-    target = resize_label(square(0, 0, 10, 15), 40)  # the upper left quarter
-    assert target.unique().tolist() == [0, 1]
-    assert target.sum() == 400
-    assert target[:20, :20].all()
-    assert resize_label(square(3, 4, 5, 6, (8, 16)), 8)[3:, 2:5].sum() == 15
-
-
-def test_images_are_resized_with_antialiasing() -> None:
-    stripes = np.zeros((64, 64, 3), dtype=np.float32)
-    stripes[:, ::2] = 1.0
-    assert (resize_image(stripes, 16)[:, :, 1:-1] - 0.5).abs().max() < 0.05  # without it every pixel would be 0 or 1
-    same_size = resize_image(stripes, 64)
-    assert same_size.shape == (3, 64, 64)
-    assert torch.equal(same_size[0], torch.from_numpy(stripes[..., 0]))
 
 
 def test_absent_structures_are_no_objects() -> None:
@@ -175,9 +160,8 @@ def test_training_prompts_follow_the_epoch() -> None:
 
 
 def test_transforms_are_applied_in_training_only() -> None:
-    def darken(case: Case, rng: np.random.Generator) -> Case:
-        case.image = case.image * np.float32(rng.uniform(0, 0.5))
-        return case
+    def darken(image: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return image * float(rng.uniform(0, 0.5)), masks
 
     plain = prompted()[0].image
     assert torch.equal(prompted(transforms=darken)[0].image, plain)
@@ -185,6 +169,86 @@ def test_transforms_are_applied_in_training_only() -> None:
     assert not torch.equal(first, plain)
     assert not torch.equal(first, second)
     assert torch.equal(first, prompted(transforms=darken, training=True)[(0, 0)].image)
+
+
+def test_prompts_and_targets_follow_the_transforms() -> None:
+    def mirror(image: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return image.flip(-1), masks.flip(-1)
+
+    plain = prompted(prompt=BoxPrompt(), training=True)[0]
+    mirrored = prompted(prompt=BoxPrompt(), training=True, transforms=mirror)[0]
+    assert torch.equal(mirrored.targets, plain.targets.flip(-1))
+    (x0, y0), (x1, y1) = plain.point_coords[0].tolist()
+    assert mirrored.point_coords[0].tolist() == [[63 - x1, y0], [63 - x0, y1]]
+
+
+def test_a_structure_that_left_the_image_is_no_object() -> None:
+    def cut(image: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        masks[..., 32:] = 0
+        return image, masks
+
+    assert [o.structure for o in prompted(training=True, transforms=cut)[0].objects] == ["two"]
+
+
+def test_training_prompts_are_drawn_where_the_model_sees_the_object() -> None:
+    sample = prompted(prompt=BoxPrompt(), training=True)[0]
+    rows, columns = sample.targets[0].nonzero().T
+    corners = [[columns.min(), rows.min()], [columns.max(), rows.max()]]
+    assert sample.point_coords[0].tolist() == [[float(v) for v in corner] for corner in corners]
+
+
+def test_grey_images_become_three_equal_channels() -> None:
+    class Grey(MemoryDataset):
+        def load(self, record):  # type: ignore[no-untyped-def]
+            case = super().load(record)
+            case.image = case.image[..., :1]
+            return case
+
+    drawn = prompted(Grey())
+    drawn.pictures = True
+    sample = drawn[0]
+    images = collate([sample]).to("cpu").images
+    assert images.shape == (1, 3, 64, 64)
+    assert torch.equal(images[0, 0], images[0, 2])
+    picture = sample.objects[0].image
+    assert picture is not None
+    assert picture.shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (torch.tensor([[[0, 51, 255]]] * 3, dtype=torch.uint8), [0.0, 0.2, 1.0]),
+        (torch.tensor([[[0, 13107, 65535]]], dtype=torch.uint16), [0.0, 0.2, 1.0]),
+        (torch.tensor([[[0.0, 0.2, 1.0]]]), [0.0, 0.2, 1.0]),
+    ],
+    ids=["colour", "grey", "float"],
+)
+def test_kept_pixels_become_floats_on_the_device(image: Tensor, expected: list[float]) -> None:
+    batch = collate([replace(prompted()[0], image=image)] * 2)
+    assert batch.images.dtype == image.dtype  # small until then
+    assert batch.targets.dtype == torch.bool
+    moved = batch.to("cpu")
+    assert moved.images.shape == (2, 3, 1, 3)
+    assert moved.images[1, 2, 0].tolist() == pytest.approx(expected)
+    assert moved.targets.dtype == torch.float32
+    assert torch.equal(moved.to("cpu").images, moved.images)
+
+
+def test_grey_beside_colour_in_a_batch() -> None:
+    sample = prompted()[0]
+    grey = torch.full((1, 64, 64), 65535, dtype=torch.uint16)
+    images = collate([replace(sample, image=grey), replace(sample, image=torch.zeros(3, 64, 64))]).to("cpu").images
+    assert images[0].unique().tolist() == [1.0]
+    assert images[1].unique().tolist() == [0.0]
+
+
+def test_samples_are_the_same_with_a_cache_cold_and_warm(tmp_path: Path) -> None:
+    cached = prompted(cache=DiskCache(tmp_path))
+    plain = collate([prompted()[i] for i in range(6)])
+    assert same(plain, collate([cached[i] for i in range(6)]))
+    assert same(plain, collate([cached[i] for i in range(6)]))
+    assert len(list(tmp_path.rglob("*.case"))) == 6
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -198,7 +262,7 @@ def test_an_image_that_is_not_finite_names_its_case(value: float, training: bool
             return case
 
     data = prompted(Broken(), training=training)
-    assert data[1].image.isfinite().all()
+    assert data[1].image.max() > 0
     with pytest.raises(DatasetError, match=r"dataset=memory, case case2: its image holds NaN or infinite .*correct it"):
         data[2]
 

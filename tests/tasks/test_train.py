@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medsam2.data.batch import Batch
+from medsam2.data.cache import DiskCache
 from medsam2.data.prompts import BoxPrompt
 from medsam2.evaluation.evaluator import Evaluator
 from medsam2.methods.base import Loss, Prediction
@@ -64,6 +65,7 @@ def build(tmp_path: Path) -> Build:
             dataset=dataset,
             prompt=BoxPrompt(),
             transforms=None,
+            cache=DiskCache(tmp_path / "cache"),
             method=method,
             trainer=Trainer(max_epochs, checkpoint_minutes=1e-9),
             optimizer=optimizer,

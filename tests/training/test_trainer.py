@@ -117,7 +117,7 @@ def test_the_logged_loss_is_the_mean_over_objects_and_lr_the_schedules(fit: Call
     run(max_epochs=1)
     per_case = []
     for batch in Blobs().loader(1):
-        per_case.append(float(PixelMethod().loss(batch).total.detach()))
+        per_case.append(float(PixelMethod().loss(batch.to("cpu")).total.detach()))
     assert dict(run.metrics[1][1])["train/loss"] == pytest.approx(sum(per_case) / 8, rel=1e-5)
     run = fit("second")
     run(max_epochs=2)

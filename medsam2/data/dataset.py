@@ -1,0 +1,157 @@
+"""A dataset: a release's cases, split by patient, with the structures that were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam2.data.files import FileFacts
+from medsam2.data.images import check_same_size
+from medsam2.data.records import (
+    Case,
+    DatasetError,
+    Record,
+    check_structures,
+    compute_consensus,
+    compute_fingerprint,
+)
+from medsam2.data.releases.base import ImageRelease, Listing, Release, missing
+from medsam2.data.splits import Split, check_contents, check_disjoint
+
+
+class FileDataset:
+    """What image and volume datasets share: listing, splitting, checking; ``load`` is theirs.
+
+    Args:
+        root: the folder of the release.
+        release: knows the files.
+        structures: those to segment, null for all that are labelled.
+        name: of the dataset in results.
+        val_fraction, test_fraction, split_seed, fold, folds, split_file: as Split.
+        cache_dir: where facts about files are kept between runs; null keeps them for this process alone.
+    """
+
+    allow_shared_patient = False
+
+    def __init__(
+        self,
+        root: str | Path,
+        release: Release,
+        structures: str | Sequence[str] | None,
+        name: str,
+        split: Split,
+        cache_dir: str | None,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.release = release
+        self.name = name
+        self.split = split
+        self.facts = FileFacts(cache_dir)
+        self._wanted = structures
+
+    @cached_property
+    def structures(self) -> tuple[str, ...]:
+        """The chosen structures. Raises DatasetError where the root is missing or does not label one of them."""
+        if not self.root.is_dir():
+            raise missing(self.release, self.root, f"nothing of dataset={self.name} is there")
+        known = self.release.find_structures(self.root)
+        return check_structures(known if self._wanted is None else self._wanted, known, self.name)
+
+    def listing(self) -> Listing:
+        """Every case with its split, and what is wrong with the files; nothing is decoded.
+
+        Raises DatasetError where there is nothing to list.
+        """
+        structures = self.structures
+        listing = self.release.list_cases(self.root, structures)
+        if not listing.records and not listing.problems:
+            raise missing(self.release, self.root, f"no cases of dataset={self.name}")
+        listing.records.sort(key=lambda record: record.case_id)
+        return listing
+
+    def records(self) -> list[Record]:
+        """Every case, sorted by id. Raises DatasetError if files are missing or splits share a patient or an image."""
+        return list(self._records)
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        listing = self.listing()
+        if listing.problems:
+            shown = "\n  ".join(problem.text for problem in listing.problems[:5])
+            more = f"\n  … and {len(listing.problems) - 5} more" if len(listing.problems) > 5 else ""
+            raise DatasetError(
+                f"{self.root} is half unpacked, {len(listing.problems)} problems:\n  {shown}{more}\n"
+                "Unpack the release again, or delete the incomplete cases.",
+                kind=listing.problems[0].kind,
+            )
+        records = self.divide(listing.records)
+        check_disjoint(records, self.allow_shared_patient)
+        check_contents(records, self.root, self.facts)
+        return records
+
+    def divide(self, records: list[Record]) -> list[Record]:
+        """The listed cases with a split each. Raises DatasetError if there are too few of them."""
+        return self.split.assign(records)
+
+    def fingerprint(self) -> str:
+        """Changes with the cases, the split, the chosen structures and the files' sizes."""
+        text = " ".join((compute_fingerprint(self.records(), self.root), *self.structures))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def decoding(self) -> dict[str, Any]:
+        """Everything but the files' content that decides what ``load`` returns, as plain values."""
+        return {"structures": self.structures, "release": describe(self.release)}
+
+
+def describe(value: Any) -> Any:
+    """An object made of plain settings as plain values: its class with the hash of its source, and its attributes."""
+    if isinstance(value, dict):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    kind = type(value)
+    source = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+    settings = {key: describe(item) for key, item in sorted(vars(value).items()) if not key.startswith("_")}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source, **settings}
+
+
+class ImageDataset(FileDataset):
+    """Single images; arguments as FileDataset and Split."""
+
+    release: ImageRelease
+
+    def __init__(
+        self,
+        root: str | Path,
+        release: ImageRelease,
+        structures: str | Sequence[str] | None = None,
+        name: str = "images",
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        fold: int | None = None,
+        folds: int = 5,
+        split_file: str | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        split = Split(val_fraction, test_fraction, split_seed, fold, folds, split_file)
+        super().__init__(root, release, structures, name, split, cache_dir)
+
+    def load(self, record: Record) -> Case:
+        """Image, raters, majority. Raises DatasetError for damaged files, undeclared values, other sizes."""
+        decoded = self.release.read(self.root, record)
+        raters = {}
+        for structure, names in record.labels:
+            masks = decoded.raters[structure]
+            check_same_size(self.root / record.image, decoded.image.shape, self.root / names[0], masks.shape[1:])
+            raters[structure] = np.ascontiguousarray(masks)
+        labels = {structure: compute_consensus(masks) for structure, masks in raters.items()}
+        return Case(record, decoded.image, labels, raters, decoded.spacing)

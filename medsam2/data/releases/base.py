@@ -1,0 +1,121 @@
+"""What a release is: the files of one published dataset. It knows nothing of splits to carve, sizes or prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam2.data.records import DatasetError, Record
+
+
+class Problem(NamedTuple):
+    """One thing wrong with the files, found while listing them: a case that is half there."""
+
+    kind: str  # "missing mask", "missing rater"
+    text: str  # names the file, relative to the root
+
+
+@dataclass
+class Listing:
+    """The cases of a release: ``split`` and ``patient_id`` as published, split "" where the release has none."""
+
+    records: list[Record]
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Decoded(NamedTuple):
+    """One image as read: float32 H×W×3 (or ×1) in [0, 1], bool R×H×W per structure, (row, column) mm or None."""
+
+    image: NDArray[np.float32]
+    raters: dict[str, NDArray[np.bool_]]
+    spacing: tuple[float, float] | None = None
+
+
+class Volume(NamedTuple):
+    """A volume as its file has it.
+
+    ``array`` is X×Y×Z (images: or X×Y×Z×C, channels in [0, 1] or raw intensities); ``affine`` 4×4 maps its indices to
+    millimetres (right, anterior, superior). None: the array is slice×row×column already and has no physical size.
+    """
+
+    array: NDArray[np.generic]
+    affine: NDArray[np.float64] | None
+
+
+class Release(Protocol):
+    """What ImageDataset and VolumeDataset ask of the files alike."""
+
+    @property
+    def tree(self) -> str:
+        """The expected tree below the root, a line per kind of file, as an error shows it."""
+
+    @property
+    def remedy(self) -> str:
+        """How to obtain the data, in a sentence."""
+
+    def find_structures(self, root: Path) -> tuple[str, ...]:
+        """Every structure that is labelled, in the order of their ids."""
+
+    def list_cases(self, root: Path, structures: Sequence[str]) -> Listing:
+        """Every labelled case, nothing decoded. Raises DatasetError (``missing``) where the tree is not there."""
+
+
+class ImageRelease(Release, Protocol):
+    """Files of single images."""
+
+    def read(self, root: Path, record: Record) -> Decoded:
+        """Decode the image and the raters of every structure in ``record.labels``.
+
+        Raises DatasetError naming the file that is damaged, of another size, or holds undeclared values.
+        """
+
+
+class VolumeRelease(Release, Protocol):
+    """Files of volumes; ``list_cases`` gives a record per volume, its structures all with the same label file."""
+
+    def find_labels(self, root: Path) -> Mapping[str, tuple[int, ...]]:
+        """structure -> the values that mark it; a structure may be the union of several."""
+
+    def read_image(self, root: Path, record: Record) -> Volume:
+        """The intensities, raw (HU for CT)."""
+
+    def read_label(self, root: Path, record: Record) -> Volume:
+        """The label values, integers, on the grid of the image."""
+
+
+def missing(release: Release, root: Path, what: str) -> DatasetError:
+    """The one error for a tree that is not there or is half there: what is expected, what was found, which key."""
+    tree = "\n".join("  " + line for line in release.tree.strip("\n").splitlines())
+    return DatasetError(
+        f"{root}: {what}. Found there: {show_folder(root)}\nexpected below it\n{tree}\n{release.remedy}\n"
+        "Set dataset.root to that folder, or paths.data_root to the folder that holds it.",
+        kind="missing",
+    )
+
+
+def show_folder(folder: Path, limit: int = 10) -> str:
+    """The first names of a folder on one line."""
+    if not folder.is_dir():
+        return "no such folder" if not folder.exists() else "a file, not a folder"
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    return ", ".join(names[:limit]) + (f", … {len(names)} entries" if len(names) > limit else "") or "an empty folder"
+
+
+def files_by_stem(folder: Path, suffixes: Iterable[str], strip: str = "") -> dict[str, Path]:
+    """case id -> file of a folder and its subfolders; ``strip`` is what the names carry behind the id.
+
+    Hidden files are left out: archives made on a Mac hold ``._name`` beside every ``name``.
+    """
+    endings = tuple(strip + suffix.lower() for suffix in suffixes)
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        for ending in endings:
+            if path.name.lower().endswith(ending.lower()) and not path.name.startswith((".", "__")):
+                found[path.name[: -len(ending)]] = path
+                break
+    return found
