@@ -26,8 +26,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.sam2_tracking import tracking_part
+from medsam2.build import build_model
+from medsam2.modeling.identity import CHOICES
 from medsam2.training.precision import cpu_has_bf16
-from tests.goldens import CHOICES, build_model, compose_model
+from tests.peers import configure
 
 Work = Callable[[], object]
 OURS = "ours"
@@ -52,6 +54,17 @@ class Setting(NamedTuple):
         return torch.autocast(self.device, DTYPES[self.dtype], enabled=self.dtype != "fp32")
 
 
+def build_ours(setting: Setting) -> Any:
+    """Our network with random weights, in evaluation mode."""
+    model = build_model(CHOICES[setting.variant], f"image_size={setting.size}", "model.checkpoint=null")
+    return model.to(setting.device)
+
+
+def configure_theirs(setting: Setting) -> tuple[Any, Any]:
+    """transformers' configs of the same network: of its video and its image model."""
+    return configure(f"sam2.1_hiera_{setting.variant}", setting.size)
+
+
 # --- the image encoder -----------------------------------------------------------------------------------------------
 
 
@@ -68,33 +81,14 @@ def encoder_work(encoder: torch.nn.Module, setting: Setting) -> Work:
 
 
 def our_encoder(setting: Setting) -> Work:
-    return encoder_work(build_model(CHOICES[setting.variant], setting.size).image_encoder, setting)
-
-
-def transformers_vision_config(setting: Setting) -> Any:
-    from transformers import Sam2HieraDetConfig, Sam2VisionConfig
-
-    trunk = compose_model(CHOICES[setting.variant], setting.size).model.network.image_encoder.trunk
-    widths = [trunk.embed_dim * 2**stage for stage in range(4)]
-    backbone = Sam2HieraDetConfig(
-        image_size=[setting.size, setting.size],
-        hidden_size=trunk.embed_dim,
-        num_attention_heads=trunk.num_heads,
-        blocks_per_stage=list(trunk.stages),
-        embed_dim_per_stage=widths,
-        num_attention_heads_per_stage=[trunk.num_heads * 2**stage for stage in range(4)],
-        window_size_per_stage=list(trunk.window_spec),
-        global_attention_blocks=list(trunk.global_att_blocks),
-        window_positional_embedding_background_size=list(trunk.window_pos_embed_bkg_spatial_size),
-    )
-    grids = [[setting.size // stride] * 2 for stride in (4, 8, 16)]
-    return Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=widths[::-1], backbone_feature_sizes=grids)
+    return encoder_work(build_ours(setting).image_encoder, setting)
 
 
 def transformers_encoder(setting: Setting) -> Work:
     from transformers import Sam2VisionModel
 
-    return encoder_work(Sam2VisionModel(transformers_vision_config(setting)), setting)
+    video, _ = configure_theirs(setting)
+    return encoder_work(Sam2VisionModel(video.vision_config), setting)
 
 
 def official_encoder(setting: Setting) -> Work:
@@ -132,7 +126,7 @@ def training_work(model: torch.nn.Module, predict: Callable[[torch.Tensor], torc
 
 
 def our_training(setting: Setting) -> Work:
-    model = build_model(CHOICES[setting.variant], setting.size).to(setting.device)
+    model = build_ours(setting)
     corners = torch.tensor([BOX], device=setting.device) * setting.size
     labels = torch.tensor([[2, 3]], device=setting.device)
 
@@ -144,10 +138,9 @@ def our_training(setting: Setting) -> Work:
 
 
 def transformers_training(setting: Setting) -> Work:
-    from transformers import Sam2Config, Sam2Model
+    from transformers import Sam2Model
 
-    config = Sam2Config(vision_config=transformers_vision_config(setting))
-    config.prompt_encoder_config.image_size = setting.size
+    _, config = configure_theirs(setting)
     model = Sam2Model(config).to(setting.device)
     corners = torch.tensor([[[*BOX[0], *BOX[1]]]], device=setting.device) * setting.size
 

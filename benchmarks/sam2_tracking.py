@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from medsam2.build import build_model
+from medsam2.modeling.identity import CHOICES
 from medsam2.predictors.video import SAM2VideoPredictor
 from medsam2.predictors.video_state import VideoState
-from tests.goldens import CHOICES, build_model
 
 if TYPE_CHECKING:
     from benchmarks.sam2 import Setting
@@ -51,7 +52,8 @@ class DrawnFrames:
 
 def make_predictor(choice: str, image_size: int, device: str = "cpu") -> SAM2VideoPredictor:
     torch.manual_seed(0)
-    return SAM2VideoPredictor(build_model(choice, image_size).to(device))
+    model = build_model(choice, f"image_size={image_size}", "model.checkpoint=null")
+    return SAM2VideoPredictor(model.to(device))
 
 
 def start(
@@ -118,20 +120,13 @@ def tracking_part() -> dict[str, Callable[[Setting], Callable[[], None]]]:
 
 def transformers_tracking(setting: Setting) -> Callable[[], None]:
     """The same objects and frames through Hugging Face's model."""
-    from transformers import Sam2VideoConfig, Sam2VideoModel
+    from transformers import Sam2VideoModel
     from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-    from benchmarks.sam2 import transformers_vision_config
+    from benchmarks.sam2 import configure_theirs
 
     size = setting.size
-    config = Sam2VideoConfig(
-        vision_config=transformers_vision_config(setting),
-        prompt_encoder_config={"image_size": size},
-        image_size=size,
-        memory_attention_rope_feat_sizes=[size // 16, size // 16],
-        enable_occlusion_spatial_embedding=True,
-        enable_temporal_pos_encoding_for_object_pointers=True,
-    )
+    config, _ = configure_theirs(setting)
     model = Sam2VideoModel(config).eval().to(setting.device)
     video = torch.rand(FRAMES, 3, size, size)
 

@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from medsam2.build import build_network
 from medsam2.config import environment_path, identity, run_id
 from medsam2.config_check import ConfigError, check, is_command
-from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, write_atomic
+from medsam2.files import write_atomic
+from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError
 from medsam2.tracking.base import RunInfo, Tracker
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from medsam2.files import write_atomic
+
 PACKAGES = ("torch", "monai", "hydra-core", "omegaconf", "mlflow", "numpy", "pandas", "pillow", "scipy")
 
 
@@ -30,13 +32,6 @@ class RunDirectoryError(ValueError):
 
 class RunBusy(RunDirectoryError):
     """Another process is computing this very run."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes to a temporary name, then renames: a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class RunDirectory:

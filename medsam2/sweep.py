@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from medsam2.config import environment_path
 from medsam2.config_check import ConfigError, check, is_command
 from medsam2.experiment import build_tracker, finished_value
-from medsam2.runs import RunDirectory, RunDirectoryError, write_atomic
+from medsam2.files import write_atomic
+from medsam2.runs import RunDirectory, RunDirectoryError
 
 if TYPE_CHECKING:
     from medsam2.results.table import SweepRun

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from medsam2.modeling.history import FrameOutput, History
 from medsam2.modeling.memory_selection import MemorySelection
-from medsam2.modeling.sam import ImageFeatures
+from medsam2.modeling.sam import LOGIT_LIMIT, ImageFeatures
 from medsam2.modeling.sam2 import SAM2, Points
 
-LOGIT_LIMIT = 32.0  # previous logits are clamped to this before they are a mask prompt
 OCCLUDED = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
 Features = Callable[[int], ImageFeatures]

@@ -12,23 +12,22 @@ import sys
 import zlib
 from collections.abc import Collection, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from medsam2.build import build_network
+from medsam2.modeling.identity import CHOICES
 from medsam2.modeling.sam import ImageFeatures
 from medsam2.modeling.sam2 import SAM2, FrameOutput
+from tests.fakes import compose_config
 from tests.golden_clips import clip_points, compute_clips, compute_gradients
 from tests.golden_predictor import compute_predictor
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 FORMAT = "sam2-goldens-v1"
 TOLERANCE = 1e-4  # of max(1, absmax); two attention kernels of the reference differ by 1.3e-5
 DRAWN = 4096  # positions drawn per tensor; a file may keep fewer, always the first ones
@@ -39,7 +38,6 @@ LIMITS = {  # group: tolerance in units of max(floor, absmax), floor
 }
 BF16_ULP = 2.0**-7  # of a value's own magnitude: stored memories are bfloat16
 RELEASES = {"sam2": "sam2_0", "sam2.1": "sam2_1"}
-CHOICES = {"tiny": "sam2_t", "small": "sam2_s", "base_plus": "sam2_b", "large": "sam2_l"}
 EMBEDDINGS = {
     "pos_embed", "pos_embed_window", "maskmem_tpos_enc", "no_mem_embed", "no_mem_pos_enc", "no_obj_ptr",
     "no_obj_embed_spatial", "not_a_point_embed", "no_mask_embed", "iou_token", "mask_tokens",
@@ -47,18 +45,21 @@ EMBEDDINGS = {
 }  # fmt: skip
 
 
+def choose(variant: str) -> tuple[str, str]:
+    """The choice of `model` of a released name such as sam2.1_hiera_tiny, and the override for its release."""
+    release, size = variant.split("_hiera_")
+    return CHOICES[size], f"model/release={RELEASES[release]}"
+
+
 def compose_model(choice: str, image_size: int, overrides: Sequence[str] = ()) -> DictConfig:
-    """The `model` package of a size for an image size, as an experiment would compose it."""
-    fixed = [f"+image_size={image_size}", "+paths.checkpoint_dir=checkpoints"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: DictConfig = compose(f"model/{choice}", overrides=[*fixed, *overrides])
-    return config
+    """The config of a run with a choice of `model`, at an image size."""
+    return compose_config(f"model={choice}", f"image_size={image_size}", *overrides)
 
 
 def build_model(choice: str, image_size: int, overrides: Sequence[str] = ()) -> SAM2:
     """The network of a size with random weights, in evaluation mode."""
-    model: SAM2 = instantiate(compose_model(choice, image_size, overrides).model.network)
-    return model.eval()
+    network = build_network(compose_model(choice, image_size, ["model.checkpoint=null", *overrides]))
+    return cast(SAM2, network.eval())
 
 
 def draw_weight(name: str, shape: Sequence[int]) -> Tensor:
@@ -259,10 +260,9 @@ def prepare_model(golden: dict[str, Any]) -> SAM2:
     """The model a golden file is about, with its drawn weights."""
     if golden["format"] != FORMAT:
         raise ValueError(f"format is {golden['format']!r}, expected {FORMAT!r}")
-    release, variant = golden["variant"].split("_hiera_")
-    overrides = [f"model/release={RELEASES[release]}", "model/mask_selection=stable"]
-    overrides.append("model.network.binarize_mask_from_pts_for_mem_enc=false")  # the predictor's scene sets it
-    model = build_model(CHOICES[variant], golden["image_size"], overrides)
+    choice, release = choose(golden["variant"])
+    binarize = "model.network.binarize_mask_from_pts_for_mem_enc=false"  # the predictor's scene sets it
+    model = build_model(choice, golden["image_size"], [release, "model/mask_selection=stable", binarize])
     model.load_state_dict({name: draw_weight(name, x.shape) for name, x in model.state_dict().items()})
     return model
 

@@ -166,7 +166,7 @@ def test_a_missing_checkpoint_says_how_to_get_it(config: Compose, tmp_path: Path
     missing = tmp_path / "sam2.1_hiera_tiny.pt"
     (problem,) = find_problems(config(f"model.checkpoint={missing}"))
     assert problem.startswith(f"model.checkpoint={missing}")
-    assert "https://" in problem
+    assert "task=fetch model=sam2_t" in problem
     assert "model.checkpoint=null" in problem
 
 

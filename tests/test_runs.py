@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medsam2.config import PROJECT
-from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, git_revision, provenance, write_atomic
+from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError, git_revision, provenance
 
 
 @pytest.fixture
@@ -65,13 +65,6 @@ def test_status_survives_a_kill_in_the_middle_of_a_write(
     with pytest.raises(KeyboardInterrupt):
         directory.update(state="finished", value=1.0)
     assert directory.status() == before
-
-
-def test_write_atomic_leaves_one_file(tmp_path: Path) -> None:
-    for text in ("old", "new"):
-        write_atomic(tmp_path / "file.txt", text)
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-    assert (tmp_path / "file.txt").read_text() == "new"
 
 
 def test_the_directory_of_another_run_is_refused(directory: RunDirectory) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from medsam2.files import write_atomic
 
 COLUMNS = ("phase", "case_id", "patient_id", "structure", "prompt", "budget")
 NOT_METRICS = {*COLUMNS, "area_label", "area_prediction", "area_unit", "iou_predicted"}
@@ -16,12 +17,10 @@ Row = dict[str, Any]
 
 
 def save_rows(rows: Sequence[Row], folder: Path, name: str) -> None:
-    """Writes NAME.csv and NAME.parquet into `folder`, each under a temporary name first."""
+    """Writes NAME.csv and NAME.parquet into `folder`, each all or not at all."""
     frame = pd.DataFrame(list(rows))
-    for suffix, write in ((".csv", _to_csv), (".parquet", _to_parquet)):
-        temporary = folder / f".{name}{suffix}.{os.getpid()}"
-        write(frame, temporary)
-        os.replace(temporary, folder / f"{name}{suffix}")
+    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_atomic(folder / f"{name}.parquet", frame.to_parquet(None, index=False))
 
 
 def load_rows(folder: Path, name: str) -> list[Row]:
@@ -49,11 +48,3 @@ def summarise(rows: Sequence[Row], phase: str) -> dict[str, float]:
         summary[f"{phase}/{metric}/mean"] = float(means.mean())
     counts = frame.groupby("structure", sort=True).size()
     return summary | {f"{phase}/cases/{structure}": float(count) for structure, count in counts.items()}
-
-
-def _to_csv(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_csv(path, index=False, float_format="%.6g")
-
-
-def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_parquet(path, index=False)

@@ -14,8 +14,8 @@ from medsam2.modeling.memory_selection import Remembered
 class FrameOutput(NamedTuple):
     """The answer for B objects on one frame, gated: an absent object has NO_OBJ_SCORE at every pixel.
 
-    low_res_multimasks: B x K x S/4 x S/4 logits of all candidates; iou_predictions: B x K in [0, 1].
-    low_res_masks: B x 1 x S/4 x S/4, the chosen candidate; high_res_masks: B x 1 x S x S, the same enlarged.
+    low_res_multimasks: B x K x 4n x 4n logits of all candidates; iou_predictions: B x K in [0, 1].
+    low_res_masks: B x 1 x 4n x 4n, the chosen candidate; high_res_masks: B x 1 x S x S, the same enlarged.
     obj_ptr: B x C; object_score_logits: B x 1, positive where the object is present.
     """
 

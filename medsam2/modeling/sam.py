@@ -15,6 +15,9 @@ from medsam2.modeling.mask_decoder import MaskDecoder, MaskPredictions
 from medsam2.modeling.prompt_encoder import PromptEncoder
 from medsam2.modeling.tiny_vit import TinyViT
 
+# SAM 2 clamps an earlier answer to this before it goes back in as a mask prompt; an absent object's is -1024.
+LOGIT_LIMIT = 32.0
+
 
 class ImageFeatures(NamedTuple):
     """What the decoder needs of B images.
@@ -107,6 +110,7 @@ class SAM(nn.Module):
         mask_input: Tensor | None = None,
         image_index: Tensor | None = None,
         multimask_output: bool = False,
+        mask_given: Tensor | None = None,
     ) -> MaskPredictions:
         """Segment N prompted objects in the B encoded images.
 
@@ -117,6 +121,7 @@ class SAM(nn.Module):
             mask_input: N x 1 x 4n x 4n logits of an earlier prediction.
             image_index: N integers, the image of each object. None: N == B one to one, or one image for all.
             multimask_output: return three candidates (K = 3) instead of one mask (K = 1).
+            mask_given: N bool, the objects whose mask_input counts, the others have none. None for all.
 
         Returns:
             Predictions in float32 for N objects; mask logits are not gated by the object score.
@@ -128,7 +133,7 @@ class SAM(nn.Module):
             raise ValueError("point_coords and point_labels come together: one is None, the other is not")
         if image_index is not None:
             features = features.select(image_index)
-        sparse, dense = self.sam_prompt_encoder(point_coords, point_labels, mask_input)
+        sparse, dense = self.sam_prompt_encoder(point_coords, point_labels, mask_input, mask_given)
         num_images, num_prompts = features.embed.shape[0], max(sparse.shape[0], dense.shape[0])
         if min(num_images, num_prompts) > 1 and num_images != num_prompts:
             raise ValueError(

@@ -194,7 +194,7 @@ class SAM2(SAM):
 
         Args:
             features: conditioned features, batch 1 or B.
-            mask_input: B x 1 logits of any size, resized to S/4 x S/4.
+            mask_input: B x 1 logits of any size, resized to 4n x 4n.
         """
         every = self._decode_present(features, points, mask_input, multimask_output)
         best = every.iou_predictions.argmax(dim=1, keepdim=True)

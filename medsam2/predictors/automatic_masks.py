@@ -15,12 +15,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from medsam2.modeling.mask_decoder import compute_stability
-from medsam2.modeling.sam import SAM
+from medsam2.modeling.sam import LOGIT_LIMIT, SAM
 from medsam2.predictors import rle
 from medsam2.predictors.boxes import compute_mask_boxes, suppress_overlaps, touch_crop
 from medsam2.predictors.components import clean_masks
 from medsam2.predictors.crops import make_crops, make_point_grids
-from medsam2.predictors.image import LOGIT_LIMIT, SAM2ImagePredictor
+from medsam2.predictors.image import SAM2ImagePredictor
 from medsam2.predictors.inputs import Prompts, read_image
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]

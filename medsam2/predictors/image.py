@@ -14,11 +14,9 @@ from numpy.typing import ArrayLike
 from PIL.Image import Image
 from torch import Tensor
 
-from medsam2.modeling.sam import SAM, ImageFeatures
+from medsam2.modeling.sam import LOGIT_LIMIT, SAM, ImageFeatures
 from medsam2.predictors.components import fill_holes
 from medsam2.predictors.inputs import Prompts, check_evaluation, read_image, read_prompts, resize_image
-
-LOGIT_LIMIT = 32.0  # low-resolution logits are clamped to it before they go back in as a mask prompt
 
 
 class ImagePrediction(NamedTuple):

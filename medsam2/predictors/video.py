@@ -29,7 +29,8 @@ class SAM2VideoPredictor:
 
     Args:
         model: the network, in evaluation mode; it stays on its device.
-        fill_hole_area: holes of at most this many pixels of the low-resolution mask (S/4 x S/4) are filled.
+        fill_hole_area: holes of at most this many pixels of the low-resolution mask (4n x 4n, n the side of the image
+            embedding) are filled.
         non_overlap_masks: a pixel of the returned masks belongs to one object only.
         clear_non_cond_mem_around_input: a prompt makes its object forget the tracked frames around it.
         add_all_frames_to_correct_as_cond: a correction of a tracked frame makes it a conditioning frame, which

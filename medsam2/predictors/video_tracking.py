@@ -12,13 +12,12 @@ from torch import Tensor
 
 from medsam2.modeling.history import FrameOutput
 from medsam2.modeling.memory_selection import MemoryPlan
-from medsam2.modeling.sam import ImageFeatures
+from medsam2.modeling.sam import LOGIT_LIMIT, ImageFeatures
 from medsam2.modeling.sam2 import MASK_LOGIT, NO_OBJ_SCORE, SAM2, resize, suppress_overlap
 from medsam2.predictors.components import fill_holes
 from medsam2.predictors.inputs import check_evaluation
 from medsam2.predictors.video_state import Answer, TrackedObject, VideoState, stack_history
 
-LOGIT_LIMIT = 32.0  # of an earlier answer that goes back in as a mask prompt
 FILLED_LOGIT = 0.1  # of a filled hole
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2.runs import write_atomic
+from medsam2.files import write_atomic
 
 AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
 COLUMNS = {  # metric key -> heading

@@ -114,7 +114,15 @@ BAD = {  # what is typed -> what must be said
     "no such device": (["device=cuda"], ["device=cuda", "sees no CUDA GPU", "device=auto"]),
     "no checkpoint": (
         ["model=sam2_t", "paths.checkpoint_dir=/nowhere"],
-        ["/nowhere/sam2.1_hiera_tiny.pt does not exist", "https://dl.fbaipublicfiles.com", "model.checkpoint=null"],
+        [
+            "/nowhere/sam2.1_hiera_tiny.pt does not exist",
+            "`python run.py task=fetch model=sam2_t` gets it",
+            "model.checkpoint=null",
+        ],
+    ),
+    "a folder as checkpoint": (
+        ["model=sam2_t", "model.checkpoint=/"],
+        ["model.checkpoint=/ is a folder, not a file", "add the name of the checkpoint file"],
     ),
     "no dataset": (
         ["dataset=refuge", "paths.data_root=/nowhere"],

@@ -11,7 +11,9 @@ import torch
 from omegaconf import DictConfig
 
 from medsam2.modeling.hiera import list_blocks
-from tests.goldens import CHOICES, CONF, RELEASES, build_model, compose_model
+from medsam2.modeling.identity import CHOICES
+from tests.fakes import CONF
+from tests.goldens import build_model, choose, compose_model
 
 FILE = Path(__file__).parent / "data" / "released_tensors.json.gz"
 RELEASED: dict[str, Any] = json.loads(gzip.decompress(FILE.read_bytes()))
@@ -20,8 +22,8 @@ RELEASED: dict[str, Any] = json.loads(gzip.decompress(FILE.read_bytes()))
 @cache
 def compose_released(variant: str) -> DictConfig:
     """The `model` package of a released name such as sam2.1_hiera_tiny."""
-    release, size = variant.split("_hiera_")
-    return compose_model(CHOICES[size], 1024, [f"model/release={RELEASES[release]}"]).model
+    choice, release = choose(variant)
+    return compose_model(choice, 1024, [release, "paths.checkpoint_dir=checkpoints"]).model
 
 
 @cache
@@ -33,9 +35,7 @@ def tensors_of(choice: str, *overrides: str) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("variant", RELEASED)
 def test_names_and_shapes_are_the_released_ones(variant: str) -> None:
-    release, size = variant.split("_hiera_")
-    tensors = tensors_of(CHOICES[size], f"model/release={RELEASES[release]}")
-    assert tensors == RELEASED[variant]["tensors"]
+    assert tensors_of(*choose(variant)) == RELEASED[variant]["tensors"]
 
 
 @pytest.mark.parametrize("variant", RELEASED)

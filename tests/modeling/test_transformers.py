@@ -13,66 +13,19 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from medsam2.modeling.hf_names import from_hugging_face, to_hugging_face
 from medsam2.modeling.sam import ImageFeatures
 from medsam2.modeling.sam2 import SAM2
 from medsam2.modeling.weights import load_checkpoint, save_checkpoint
-from tests.goldens import (
-    CHOICES,
-    RELEASES,
-    TOLERANCE,
-    build_model,
-    compose_model,
-    draw_image,
-    draw_mask_logits,
-    draw_weight,
-)
+from tests.goldens import TOLERANCE, build_model, choose, draw_image, draw_mask_logits, draw_weight
+from tests.peers import configure
 
 pytestmark = pytest.mark.slow  # importing transformers alone takes seconds
 
 FILE = Path(__file__).parent / "data" / "released_tensors.json.gz"
 RELEASED: dict[str, Any] = json.loads(gzip.decompress(FILE.read_bytes()))
-
-
-def overrides_of(variant: str) -> list[str]:
-    return [f"model/release={RELEASES[variant.split('_hiera_')[0]]}", "model/mask_selection=stable"]
-
-
-def configure(variant: str, size: int) -> tuple[Any, Any]:
-    """transformers' configs of a released network for images of side `size`: of its video and its image model."""
-    from transformers import Sam2Config, Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
-
-    network = compose_model(CHOICES[variant.split("_hiera_")[1]], size, overrides_of(variant)).model.network
-    trunk: Any = OmegaConf.to_container(network.image_encoder.trunk)
-    maps = [[size // stride, size // stride] for stride in (4, 8, 16)]
-    vision = Sam2VisionConfig(
-        backbone_config=Sam2HieraDetConfig(
-            image_size=[size, size],
-            hidden_size=trunk["embed_dim"],
-            num_attention_heads=trunk["num_heads"],
-            blocks_per_stage=trunk["stages"],
-            embed_dim_per_stage=[trunk["embed_dim"] * 2**i for i in range(4)],
-            num_attention_heads_per_stage=[trunk["num_heads"] * 2**i for i in range(4)],
-            window_size_per_stage=trunk["window_spec"],
-            global_attention_blocks=trunk["global_att_blocks"],
-            window_positional_embedding_background_size=trunk["window_pos_embed_bkg_spatial_size"],
-        ),
-        backbone_channel_list=list(network.image_encoder.neck.backbone_channel_list),
-        backbone_feature_sizes=maps,
-    )
-    prompts, new = {"image_size": size}, variant.startswith("sam2.1")
-    video = Sam2VideoConfig(
-        vision_config=vision,
-        prompt_encoder_config=prompts,
-        image_size=size,
-        memory_attention_rope_feat_sizes=maps[-1],
-        enable_occlusion_spatial_embedding=new,
-        enable_temporal_pos_encoding_for_object_pointers=new,
-    )
-    return video, Sam2Config(vision_config=vision, prompt_encoder_config=prompts)
 
 
 # ------------------------------------------------------------------------------------------------------ names
@@ -121,7 +74,8 @@ def peers(request: pytest.FixtureRequest) -> Iterator[Peers]:
     from transformers import Sam2Model, Sam2VideoModel
 
     variant, size = request.param
-    ours = build_model(CHOICES[variant.split("_hiera_")[1]], size, overrides_of(variant))
+    choice, release = choose(variant)
+    ours = build_model(choice, size, [release, "model/mask_selection=stable"])
     ours.load_state_dict({name: draw_weight(name, value.shape) for name, value in ours.state_dict().items()})
     theirs = to_hugging_face(ours.state_dict())
     video_config, image_config = configure(variant, size)
@@ -211,8 +165,6 @@ def test_memory_attention(peers: Peers, objects: int, frames: int, pointers: int
 def test_files_go_to_the_library_and_back(peers: Peers, tmp_path: Path) -> None:
     from transformers import Sam2VideoModel
 
-    if peers.size != 256:
-        pytest.skip("one size is enough")
     save_checkpoint(peers.ours, tmp_path / "model.safetensors", "huggingface")
     peers.video.config.save_pretrained(tmp_path)
     read = Sam2VideoModel.from_pretrained(tmp_path)
