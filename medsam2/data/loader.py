@@ -7,6 +7,7 @@ calls.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -124,6 +125,8 @@ class _Sample:
     def add(self, info: ObjectInfo, target: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
         """``shape`` is H×W of the grid the prompt was drawn on."""
         size, prompt = self.image.shape[-1], info.prompt
+        if info.label is None and prompt.mask is not None:  # in training nobody looks at the mask as it was drawn
+            info = replace(info, prompt=replace(prompt, mask=None))
         self.objects.append(info)
         self.targets.append(target)
         self.points.append(scale_points(prompt.points, shape, size))

@@ -1,16 +1,28 @@
-"""Prompts simulated from a label: clicks and boxes, in (x, y), drawn by a generator that the caller seeds."""
+"""Prompts simulated from a label: clicks, boxes and masks, in (x, y), drawn by a generator that the caller seeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from medsam2.data.prompt_shapes import (
+    check_not_empty,
+    compute_box,
+    compute_depth,
+    compute_majority,
+    find_innermost,
+    find_largest_part,
+    grow,
+)
 from medsam2.data.seeding import stable_rng
 
 POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 0, 2, 3  # SAM 2's point labels; -1 is padding
+CLICK_STRATEGIES = ("agreement", "uniform", "center")
+SLICE_STRATEGIES = ("largest", "first", "middle", "every")
 
 
 @dataclass(frozen=True)
@@ -18,12 +30,15 @@ class Prompt:
     """What a user would have given.
 
     ``points`` is float32 P×2, (x, y) in pixels of the mask it was drawn from. ``labels`` is int64 P:
-    1 positive click, 0 negative click, 2 and 3 the top-left and bottom-right corner pixel of a box.
+    1 positive click, 0 negative click, 2 and 3 the top-left and bottom-right corner pixel of a box. ``mask`` is
+    bool H×W on the grid of the label, or None.
     """
 
     points: NDArray[np.float32]
     labels: NDArray[np.int64]
-    budget: str  # what it cost: "1 click", "3 clicks", "box"
+    budget: str  # what it cost: "none", "1 click", "3 clicks", "box", "mask"
+    name: str = ""  # which prompter drew it
+    mask: NDArray[np.bool_] | None = None
 
 
 class Prompter(Protocol):
@@ -35,7 +50,8 @@ class Prompter(Protocol):
     @property
     def budget(self) -> str: ...
 
-    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt: ...
+    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
+        """``label`` is bool H×W, or the raters' agreement as float H×W. Raises ValueError if it is empty."""
 
 
 def prompt_rng(seed: int, case_id: str, structure: str, epoch: int | None = None) -> np.random.Generator:
@@ -46,85 +62,158 @@ def prompt_rng(seed: int, case_id: str, structure: str, epoch: int | None = None
 class ClickPrompt:
     """Positive clicks on the object, on distinct pixels while there are enough.
 
-    ``strategy`` "uniform" draws them anywhere on it; "center" puts the first on the pixel farthest from the
-    border and draws the others. Given the agreement of several raters instead of a mask, clicks fall where
-    most raters agree.
+    ``strategy`` "agreement" draws them where most raters agree, "uniform" anywhere on the majority's mask; both
+    are the same without raters. "center" puts the first on the innermost pixel of the mask's largest connected
+    part and draws the others anywhere on the mask.
     """
 
-    name = "click"
-
-    def __init__(self, num_clicks: int = 1, strategy: str = "uniform") -> None:
+    def __init__(self, num_clicks: int = 1, strategy: str = "agreement") -> None:
         if num_clicks < 1:
             raise ValueError(f"prompt.num_clicks={num_clicks} must be 1 or more")
-        if strategy not in ("uniform", "center"):
-            raise ValueError(f"prompt.strategy={strategy!r} must be uniform or center")
+        if strategy not in CLICK_STRATEGIES:
+            raise ValueError(f"prompt.strategy={strategy!r} must be one of {', '.join(CLICK_STRATEGIES)}")
         self.num_clicks = num_clicks
         self.strategy = strategy
-
-    @property
-    def budget(self) -> str:
-        return "1 click" if self.num_clicks == 1 else f"{self.num_clicks} clicks"
+        self.name = "center" if strategy == "center" else "click"
+        self.budget = "1 click" if num_clicks == 1 else f"{num_clicks} clicks"
 
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
-        """``label`` bool H×W, or the raters' agreement as float H×W. Raises ValueError if it is empty."""
         check_not_empty(label)
-        inside = label == label.max()
-        candidates = np.flatnonzero(inside)
-        drawn = candidates[rng.choice(candidates.size, self.num_clicks, replace=self.num_clicks > candidates.size)]
-        if self.strategy == "center":
-            drawn[0] = _innermost(inside)
-        rows, columns = np.unravel_index(drawn, label.shape)
+        inside = label == label.max() if self.strategy == "agreement" else compute_majority(label)
+        rows, columns = np.unravel_index(self._draw(inside, rng), label.shape)
         points = np.stack([columns, rows], axis=1).astype(np.float32)  # (x, y), not (row, column)
-        return Prompt(points, np.full(self.num_clicks, POSITIVE, dtype=np.int64), self.budget)
+        return Prompt(points, np.full(self.num_clicks, POSITIVE, dtype=np.int64), self.budget, self.name)
+
+    def _draw(self, inside: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Flat indices of the clicked pixels."""
+        candidates = np.flatnonzero(inside)
+        first = np.zeros(0, dtype=np.int64)
+        if self.strategy == "center":
+            first = np.array([find_innermost(find_largest_part(inside))])
+            candidates = candidates[candidates != first] if candidates.size > 1 else candidates
+        missing = self.num_clicks - first.size
+        drawn = candidates[rng.choice(candidates.size, missing, replace=missing > candidates.size)]
+        return np.concatenate([first, drawn])
 
 
 class BoxPrompt:
     """The object's bounding box by its corner pixels, both inclusive.
 
-    ``jitter`` moves each side by up to that fraction of the box's width or height, at most ``max_jitter``
-    pixels; the result is clipped to the image and keeps its corners in order.
+    ``jitter`` moves each side by up to that fraction of the box's width or height, at most ``max_jitter`` of the
+    image's longer side (SAM 2: 0.1 and 20 of 1024 pixels). The result is clipped to the image and keeps its corners
+    in order; it need not contain the object.
     """
 
-    name = "box"
-    budget = "box"
+    name = budget = "box"
 
-    def __init__(self, jitter: float = 0.0, max_jitter: float = 20.0) -> None:
+    def __init__(self, jitter: float = 0.0, max_jitter: float = 0.02) -> None:
         if not 0 <= jitter < 0.5:
             raise ValueError(f"prompt.jitter={jitter} must be at least 0 and below 0.5 (a fraction of the box's side)")
-        if max_jitter < 0:
-            raise ValueError(f"prompt.max_jitter={max_jitter} must be 0 or more pixels")
+        if not 0 <= max_jitter <= 1:
+            raise ValueError(
+                f"prompt.max_jitter={max_jitter} must lie in 0...1 (a fraction of the image's longer side)"
+            )
         self.jitter = jitter
         self.max_jitter = max_jitter
 
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
-        """``label`` bool H×W, or the raters' agreement as float H×W. Raises ValueError if it is empty."""
         check_not_empty(label)
-        inside = label if label.dtype == np.bool_ else label >= min(0.5, float(label.max()))
-        corners = _bounding_box(inside)
+        corners = compute_box(compute_majority(label)).astype(np.float64)
         if self.jitter > 0:
-            reach = np.minimum(self.jitter * (corners[1] - corners[0] + 1), self.max_jitter)
+            reach = np.minimum(self.jitter * (corners[1] - corners[0] + 1), self.max_jitter * max(label.shape))
             corners = corners + rng.uniform(-1.0, 1.0, size=(2, 2)) * reach
             # sorted: a box of one or two pixels could otherwise turn inside out
             corners = np.sort(np.clip(corners, 0, np.array(label.shape[::-1]) - 1), axis=0)
         labels = np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], dtype=np.int64)
-        return Prompt(corners.astype(np.float32), labels, self.budget)
+        return Prompt(corners.astype(np.float32), labels, self.budget, self.name)
 
 
-def check_not_empty(label: NDArray[Any]) -> None:
-    """Raises ValueError unless ``label`` is H×W with at least one pixel above zero."""
-    if label.ndim != 2 or not (label > 0).any():
-        raise ValueError(f"a prompt needs an object: the mask of shape {label.shape} is empty; skip absent structures")
+class MaskPrompt:
+    """The object's mask; ``degrade`` grows or shrinks it at random, by up to that fraction of its greatest depth.
+
+    Undegraded, the prompt is the answer. A part that is thinner than the rest can get lost, never the whole object.
+    """
+
+    name = budget = "mask"
+
+    def __init__(self, degrade: float = 0.0) -> None:
+        if not 0 <= degrade < 1:
+            raise ValueError(
+                f"prompt.degrade={degrade} must be at least 0 and below 1 (a fraction of the mask's depth)"
+            )
+        self.degrade = degrade
+
+    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
+        check_not_empty(label)
+        inside = compute_majority(label)
+        if self.degrade > 0:
+            reach = self.degrade * compute_depth(inside).max()
+            inside = grow(inside, rng.uniform(-reach, reach))
+        return replace(_no_points(self.name), mask=inside)
 
 
-def _bounding_box(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[[x0, y0], [x1, y1]] of the pixels inside."""
-    columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
-    return np.array([[columns[0], rows[0]], [columns[-1], rows[-1]]], dtype=np.float64)
+class NoPrompt:
+    """Nothing: what the network finds by itself, also where there is no object."""
+
+    name = budget = "none"
+
+    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
+        return _no_points(self.name)
 
 
-def _innermost(inside: NDArray[np.bool_]) -> int:
-    """Flat index of the pixel farthest from the border; the image's edge counts as border."""
-    from scipy.ndimage import distance_transform_edt
+class MixedPrompt:
+    """One of several prompters for each object, drawn by probability.
 
-    distance = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    return int(distance.argmax())
+    Args:
+        prompts: the prompters by name; a prompt bears the name (and the budget) of what was drawn.
+        probabilities: one for each of them, by the same names; they sum to 1.
+
+    Raises:
+        ValueError: the names differ, a probability is negative, or they do not sum to 1.
+    """
+
+    name = budget = "mixed"
+
+    def __init__(self, prompts: Mapping[str, Prompter], probabilities: Mapping[str, float]) -> None:
+        shown = dict(probabilities)
+        if set(shown) != set(prompts):
+            raise ValueError(f"prompt.probabilities={shown} must name what prompt.prompts does: {', '.join(prompts)}")
+        total = sum(shown.values())
+        if min(shown.values(), default=0) < 0 or abs(total - 1) > 1e-6:
+            raise ValueError(f"prompt.probabilities={shown} sum to {total:g}: each must be 0 or more, together 1")
+        self.prompts = dict(sorted(prompts.items()))  # what is drawn must not depend on the order in a file
+        self.probabilities = [shown[name] / total for name in self.prompts]
+
+    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
+        name = list(self.prompts)[rng.choice(len(self.prompts), p=self.probabilities)]
+        return replace(self.prompts[name](label, rng), name=name)
+
+
+def order_slices(areas: ArrayLike, strategy: str = "largest", step: int = 1) -> list[int]:
+    """The slices of a volume that show an object, in the order they are prompted: the first k are a budget of k.
+
+    Args:
+        areas: the object's area on each slice, 0 where it is absent.
+        strategy: "largest" area first; the "first" slice and onwards; from the "middle" one outwards; or "every"
+            ``step``-th from the first. The lower slice goes before its equal.
+
+    Raises:
+        ValueError: an unknown strategy, a step below 1, or no object.
+    """
+    sizes = np.asarray(areas)
+    shown = np.flatnonzero(sizes > 0)
+    if strategy not in SLICE_STRATEGIES or step < 1:
+        raise ValueError(
+            f"strategy={strategy!r}, step={step}: pass one of {', '.join(SLICE_STRATEGIES)}, step 1 or more"
+        )
+    if sizes.ndim != 1 or shown.size == 0:
+        raise ValueError(f"areas of shape {sizes.shape} show no object on any slice: skip absent structures")
+    if strategy == "largest":
+        shown = shown[np.argsort(-sizes[shown], kind="stable")]
+    elif strategy == "middle":
+        shown = shown[np.argsort(np.abs(shown - shown[(shown.size - 1) // 2]), kind="stable")]
+    return [int(index) for index in (shown[::step] if strategy == "every" else shown)]
+
+
+def _no_points(name: str) -> Prompt:
+    return Prompt(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64), name, name)

@@ -25,8 +25,8 @@ class Evaluator:
     """Yields one row per case and structure; aggregates are computed from rows, elsewhere.
 
     A row holds phase, case_id, patient_id, structure, prompt and its budget, the metrics, `prompt_dice` (the Dice of
-    filling the prompt's box, None for clicks), the areas of label and prediction (mm² where the spacing is known, else
-    pixels) and the IoU the model predicts for its own mask.
+    the prompt's mask or of its box, filled; None for clicks), the areas of label and prediction (mm² where the spacing
+    is known, else pixels) and the IoU the model predicts for its own mask.
 
     Args:
         names: metrics to compute: dice, iou.
@@ -53,7 +53,6 @@ class Evaluator:
         method: Method,
         batches: Iterable[Batch],
         phase: str,
-        prompt: str,
         device: str,
         autocast: Autocast,
     ) -> list[Row]:
@@ -61,7 +60,7 @@ class Evaluator:
         rows = []
         for batch in batches:
             for info, mask, iou in self.predict(method, batch, device, autocast):
-                rows.append(self._row(info, mask, iou, phase, prompt))
+                rows.append(self._row(info, mask, iou, phase))
         return rows
 
     @torch.inference_mode()
@@ -85,14 +84,14 @@ class Evaluator:
         mask: Mask = (full[0, 0] > self.threshold).cpu().numpy()
         return mask
 
-    def _row(self, info: ObjectInfo, mask: Mask, iou: float, phase: str, prompt: str) -> Row:
+    def _row(self, info: ObjectInfo, mask: Mask, iou: float, phase: str) -> Row:
         assert info.label is not None
         row: Row = {
             "phase": phase,
             "case_id": info.case_id,
             "patient_id": info.patient_id,
             "structure": info.structure,
-            "prompt": prompt,
+            "prompt": info.prompt.name,
             "budget": info.prompt.budget,
         }
         row |= {name: METRICS[name](mask, info.label) for name in self.names}

@@ -43,10 +43,12 @@ def _compute(function: Callable[..., Any], prediction: Mask, label: Mask) -> flo
 
 
 def fill_prompt(prompt: Prompt, shape: tuple[int, int]) -> Mask | None:
-    """What the prompt alone would answer: the filled box, corner pixels included; None where it holds no box.
+    """What the prompt alone would answer: its mask, or its box filled, corner pixels included; None for clicks alone.
 
     A model that does not beat this mask has learnt nothing from the image.
     """
+    if prompt.mask is not None:
+        return prompt.mask
     corners = prompt.points[np.isin(prompt.labels, BOX_CORNERS)]
     if len(corners) != 2:
         return None

@@ -76,6 +76,8 @@ def _outline(image: NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int])
 
 
 def _with_prompt(image: NDArray[np.uint8], info: ObjectInfo, scale: float) -> NDArray[np.uint8]:
+    if info.prompt.mask is not None:
+        image = _outline(image, _resize(info.prompt.mask, (image.shape[1], image.shape[0])), PROMPT)
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     points = (info.prompt.points + 0.5) * scale

@@ -1,20 +1,21 @@
-"""Every image alone: one encoder pass per image, all of its prompts decoded as one batch."""
+"""Every image alone: one encoder pass per image, prompts of equal length decoded as one batch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medsam2.data.loader import Batch
 from medsam2.methods.base import Loss, Prediction
+from medsam2.modeling.mask_decoder import MaskPredictions
+from medsam2.modeling.sam import LOGIT_LIMIT
 
 if TYPE_CHECKING:
-    from medsam2.modeling.mask_decoder import MaskPredictions
+    from medsam2.modeling.sam import ImageFeatures
     from medsam2.modeling.sam2 import SAM2
-
-LOGIT_LIMIT = 32.0  # what SAM 2 clamps logits to before they go in as a mask prompt
 
 
 class ImageMethod:
@@ -24,7 +25,8 @@ class ImageMethod:
         model: the network.
         loss: a loss on logits and targets, both N×1×S×S.
         rounds: how often the decoder is asked; from the second round on it is given its last mask beside the same
-            prompt (Ravi et al. 2024, arXiv 2408.00714). The loss is the mean over rounds, the answer the last one.
+            points, in place of a mask prompt (Ravi et al. 2024, arXiv 2408.00714). The loss is the mean over rounds,
+            the answer the last one.
     """
 
     def __init__(self, model: SAM2, loss: nn.Module, rounds: int = 1):
@@ -52,18 +54,47 @@ class ImageMethod:
         return value
 
     def _decode(self, batch: Batch) -> list[MaskPredictions]:
+        """The answer of every round for all objects, in their order.
+
+        Prompts of equal length are decoded together: padding points are tokens that the decoder attends to, so an
+        object's answer would depend on the longest prompt of its batch.
+        """
         features = self.model.encode_image(batch.images)
-        outputs: list[MaskPredictions] = []
-        previous = None
+        groups = batch.group_by_points()
+        if len(groups) == 1:
+            return self._decode_group(features, batch, slice(None), batch.point_labels.shape[1])
+        rows = [torch.tensor(group).to(batch.images.device, non_blocking=True) for group in groups.values()]
+        answers = [self._decode_group(features, batch, *group) for group in zip(rows, groups, strict=True)]
+        order = torch.cat(rows).argsort()
+        rounds = zip(*answers, strict=True)
+        return [MaskPredictions(*(torch.cat(column)[order] for column in zip(*parts, strict=True))) for parts in rounds]
+
+    def _decode_group(
+        self, features: ImageFeatures, batch: Batch, rows: Tensor | slice, num_points: int
+    ) -> list[MaskPredictions]:
+        """The answer of every round for the objects in ``rows``, whose prompts have ``num_points`` points each."""
+        seen = features.select(batch.image_index[rows])
+        coords, labels = batch.point_coords[rows, :num_points], batch.point_labels[rows, :num_points]
+        masks, given = self._mask_prompts(batch, rows)
+        outputs = []
         for _ in range(self.rounds):
             output = self.model.decode(
-                features,
-                point_coords=batch.point_coords,
-                point_labels=batch.point_labels,
-                mask_input=previous,
-                image_index=batch.image_index,
+                seen,
+                point_coords=coords,
+                point_labels=labels,
+                mask_input=masks,
+                mask_given=given,
                 multimask_output=False,
             )
-            previous = output.low_res_masks.detach().float().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+            masks, given = output.low_res_masks.detach().float().clamp(-LOGIT_LIMIT, LOGIT_LIMIT), None
             outputs.append(output)
         return outputs
+
+    def _mask_prompts(self, batch: Batch, rows: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
+        """The mask prompts of the objects in ``rows`` at the decoder's resolution, and which of them have one."""
+        if batch.mask_inputs is None:
+            return None, None
+        masks, size = batch.mask_inputs[rows], self.model.sam_prompt_encoder.mask_size
+        if masks.shape[-1] != size:
+            masks = interpolate(masks, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        return masks, None if batch.mask_given is None else batch.mask_given[rows]

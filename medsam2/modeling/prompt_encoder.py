@@ -61,19 +61,28 @@ class PromptEncoder(nn.Module):
         encoded = encoded.masked_fill((labels == -1)[..., None], 0.0)
         return encoded + F.embedding(labels.long() + 1, table)
 
-    def embed_masks(self, masks: Tensor | None) -> Tensor:
-        """Mask logits N x 1 x 4n x 4n, or None for "no mask" -> N (or 1) x embed_dim x n x n."""
+    def embed_masks(self, masks: Tensor | None, given: Tensor | None = None) -> Tensor:
+        """Mask logits N x 1 x 4n x 4n, or None for "no mask" -> N (or 1) x embed_dim x n x n.
+
+        Where `given`, N bool, is False there is "no mask", whatever the logits are.
+        """
+        no_mask = self.no_mask_embed.weight[..., None, None]
         if masks is None:
-            return self.no_mask_embed.weight[..., None, None].expand(-1, -1, self.embed_size, self.embed_size)
+            return no_mask.expand(-1, -1, self.embed_size, self.embed_size)
         if masks.shape[-3:] != (1, self.mask_size, self.mask_size):
             raise ValueError(
                 f"mask_input is {tuple(masks.shape)}; image_size={self.image_size} needs N x 1 x "
                 f"{self.mask_size} x {self.mask_size} logits"
             )
-        return self.mask_downscaling(masks)
+        embedded = self.mask_downscaling(masks)
+        return embedded if given is None else torch.where(given[:, None, None, None], embedded, no_mask)
 
     def forward(
-        self, point_coords: Tensor | None, point_labels: Tensor | None, masks: Tensor | None
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        masks: Tensor | None,
+        mask_given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode the prompts of N objects.
 
@@ -81,6 +90,7 @@ class PromptEncoder(nn.Module):
             point_coords: N x P x 2 (x, y) in pixels of the image the network sees; a box is two points.
             point_labels: N x P: 1 positive, 0 negative, 2 / 3 box corners (before the clicks), -1 padding.
             masks: N x 1 x 4n x 4n logits of an earlier prediction, or None.
+            mask_given: N bool, the objects whose mask counts; None for all.
 
         Returns:
             sparse: N x (P + 1) x embed_dim, the last a padding token (or P without); no points: N (or 1) x 0 x ...
@@ -93,4 +103,4 @@ class PromptEncoder(nn.Module):
             coords = F.pad(point_coords, (0, 0, 0, self.num_padding))
             labels = F.pad(point_labels, (0, self.num_padding), value=-1)
             sparse = self.embed_points(coords, labels)
-        return sparse, self.embed_masks(masks)
+        return sparse, self.embed_masks(masks, mask_given)

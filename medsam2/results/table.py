@@ -16,7 +16,7 @@ from medsam2.files import write_atomic
 AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
 COLUMNS = {  # metric key -> heading
     "zero_shot/dice/mean": "zero-shot dice",
-    "test/prompt_dice/mean": "filled box dice",
+    "test/prompt_dice/mean": "prompt alone dice",
     "test/dice/mean": "dice",
     "test/iou/mean": "iou",
 }

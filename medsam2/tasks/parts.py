@@ -105,8 +105,7 @@ class Parts:
 
     def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
         """The rows of a phase with the method as it is now."""
-        name = self.prompt.name
-        return self.evaluator.evaluate(self.method, loader, phase, name, self.runtime.device, self.runtime.autocast)
+        return self.evaluator.evaluate(self.method, loader, phase, self.runtime.device, self.runtime.autocast)
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
         """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""

@@ -40,14 +40,16 @@ class Fixed:
 
 def batch_of(label: np.ndarray[Any, Any], spacing: tuple[float, float] | None = None, box: bool = True) -> Batch:
     points, kinds = ([[1, 0], [2, 1]], [2, 3]) if box else ([[1, 0]], [1])
-    prompt = Prompt(np.array(points, dtype=np.float32), np.array(kinds), "box" if box else "1 click")
+    prompt = Prompt(
+        np.array(points, dtype=np.float32), np.array(kinds), "box" if box else "1 click", "box" if box else "click"
+    )
     info = ObjectInfo("case1", "patient1", "cup", prompt, spacing, label, None)
     nothing = torch.zeros(1, 1, 2)
     return Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0]), nothing, torch.zeros(1, 1), nothing, [info], ["case1"])
 
 
 def evaluate(evaluator: Evaluator, logits: Tensor, batch: Batch) -> dict[str, Any]:
-    (row,) = evaluator.evaluate(Fixed(logits), [batch], "test", "box", "cpu", nullcontext)
+    (row,) = evaluator.evaluate(Fixed(logits), [batch], "test", "cpu", nullcontext)
     return row
 
 
@@ -134,8 +136,7 @@ def test_rows_come_in_the_order_of_the_cases_and_the_batch_size_does_not_matter(
     dataset, method = Blobs(test=5, absent=["test1"]), PixelMethod()
     runtime, evaluator = Runtime("cpu", torch.float32), Evaluator(["dice", "iou"])
     results = [
-        evaluator.evaluate(method, dataset.loader(size, "test"), "test", "box", "cpu", runtime.autocast)
-        for size in (1, 2, 5)
+        evaluator.evaluate(method, dataset.loader(size, "test"), "test", "cpu", runtime.autocast) for size in (1, 2, 5)
     ]
     assert [r["case_id"] for r in results[0]] == ["test0", "test2", "test3", "test4"]
     for other in results[1:]:
@@ -145,7 +146,7 @@ def test_rows_come_in_the_order_of_the_cases_and_the_batch_size_does_not_matter(
 
 def test_a_batch_without_objects_has_no_rows() -> None:
     dataset = Blobs(test=1, absent=["test0"])
-    assert Evaluator(["dice"]).evaluate(PixelMethod(), dataset.loader(1, "test"), "test", "b", "cpu", nullcontext) == []
+    assert Evaluator(["dice"]).evaluate(PixelMethod(), dataset.loader(1, "test"), "test", "cpu", nullcontext) == []
 
 
 def test_the_model_is_asked_in_evaluation_mode_and_autocast() -> None:
@@ -159,7 +160,7 @@ def test_the_model_is_asked_in_evaluation_mode_and_autocast() -> None:
     method = Recording(dropout=0.9)
     method.model.train()
     autocast = Runtime("cpu", torch.bfloat16).autocast
-    assert len(Evaluator(["dice"]).evaluate(method, Blobs().loader(2, "test"), "test", "box", "cpu", autocast)) == 3
+    assert len(Evaluator(["dice"]).evaluate(method, Blobs().loader(2, "test"), "test", "cpu", autocast)) == 3
 
 
 def test_evaluation_uses_labels_of_native_shape() -> None:

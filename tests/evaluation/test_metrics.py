@@ -81,6 +81,12 @@ def test_without_a_box_there_is_nothing_to_fill(points: list[list[float]], label
     assert fill_prompt(prompt(points, labels), (4, 8)) is None
 
 
+def test_a_mask_prompt_answers_with_itself() -> None:
+    drawn = np.array([[True, False], [False, True]])
+    given = Prompt(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), "mask", "mask", drawn)
+    assert fill_prompt(given, (2, 2)) is drawn
+
+
 def test_a_box_beside_clicks_is_found() -> None:
     mask = fill_prompt(prompt([[0, 0], [1, 1], [2, 1], [7, 3]], [1, 2, 3, 0]), (4, 8))
     assert mask is not None

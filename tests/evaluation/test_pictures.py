@@ -11,6 +11,7 @@ from PIL import Image
 
 from medsam2.data.batch import ObjectInfo
 from medsam2.data.prompts import Prompt
+from medsam2.evaluation.metrics import Mask
 from medsam2.evaluation.pictures import LABEL, PANEL, PREDICTION, PROMPT, choose_cases, draw_case, save_picture
 
 TOP, GAP = 40, 8  # pixels above and left of the first panel
@@ -49,11 +50,11 @@ def test_each_structure_has_its_own_cases_by_the_chosen_metric() -> None:
     ]
 
 
-def draw(points: list[list[float]], labels: list[int]) -> np.ndarray[Any, Any]:
+def draw(points: list[list[float]], labels: list[int], mask: Mask | None = None) -> np.ndarray[Any, Any]:
     label, prediction = np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)
     label[10:20, 10:30] = True
     prediction[10:20, 50:70] = True
-    prompt = Prompt(np.array(points, dtype=np.float32), np.array(labels), "box")
+    prompt = Prompt(np.array(points, dtype=np.float32), np.array(labels), "box", "box", mask)
     info = ObjectInfo("c1", "p1", "cup", prompt, None, label, np.full((*SHAPE, 3), 100, dtype=np.uint8))
     return np.asarray(draw_case(info, prediction, "worst: cup"))
 
@@ -101,3 +102,12 @@ def test_pictures_are_saved_with_their_folder(tmp_path: Path) -> None:
     with Image.open(path) as saved:
         assert saved.size == (3, 2)
         assert saved.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_mask_prompt_is_outlined_on_the_first_panel() -> None:
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[5:15, 5:25] = True
+    sheet = draw([], [], mask)
+    panel = sheet[TOP : TOP + 160, GAP : GAP + 320]
+    rows, columns = np.nonzero((panel == PROMPT).all(axis=-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 59, 20, 99)

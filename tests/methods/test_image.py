@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch.nn.functional import interpolate
 
 from medsam2.data.batch import Batch
 from medsam2.losses import BCE
-from medsam2.methods.image import LOGIT_LIMIT, ImageMethod
+from medsam2.methods.image import ImageMethod
+from medsam2.modeling.sam import LOGIT_LIMIT
 from medsam2.modeling.sam2 import SAM2
 from tests.goldens import build_model
 
@@ -41,16 +43,38 @@ def batch() -> Batch:
     )
 
 
+def mixed_batch() -> Batch:
+    """Seven objects on two images: box, nothing, three clicks, mask, one click, mask and click, three clicks."""
+    generator = torch.Generator().manual_seed(2)
+    clicks = [[2, 3, -1], [-1, -1, -1], [1, 1, 0], [-1, -1, -1], [1, -1, -1], [1, -1, -1], [0, 1, 1]]
+    labels = torch.tensor(clicks)
+    return Batch(
+        images=torch.rand(2, 3, SIZE, SIZE, generator=generator),
+        image_index=torch.tensor([0, 0, 0, 1, 1, 1, 1]),
+        point_coords=torch.rand(7, 3, 2, generator=generator).sort(dim=1).values * SIZE * (labels >= 0)[..., None],
+        point_labels=labels,
+        targets=(torch.rand(7, 1, SIZE, SIZE, generator=generator) > 0.5).float(),
+        objects=[],
+        case_ids=["a", "b"],
+        mask_inputs=torch.randn(7, 1, SIZE // 4, SIZE // 4, generator=generator) * 5,  # of those without, noise
+        mask_given=torch.tensor([False, False, False, True, False, True, False]),
+        point_counts=[2, 1, 3, 1, 1, 1, 3],
+    )
+
+
 def only(whole: Batch, i: int) -> Batch:
-    """The i-th object alone, on its image alone."""
+    """The i-th object alone, on its image alone, with its own points and without a mask if it has none."""
+    count = whole.point_counts[i] if whole.point_counts else whole.point_labels.shape[1]
+    has_mask = whole.mask_given is not None and bool(whole.mask_given[i])
     return Batch(
         images=whole.images[whole.image_index[i : i + 1]],
         image_index=torch.tensor([0]),
-        point_coords=whole.point_coords[i : i + 1],
-        point_labels=whole.point_labels[i : i + 1],
+        point_coords=whole.point_coords[i : i + 1, :count],
+        point_labels=whole.point_labels[i : i + 1, :count],
         targets=whole.targets[i : i + 1],
         objects=[],
         case_ids=[],
+        mask_inputs=whole.mask_inputs[i : i + 1] if has_mask and whole.mask_inputs is not None else None,
     )
 
 
@@ -98,15 +122,106 @@ def test_the_answer_is_the_last_rounds(model: SAM2) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("make", [batch, mixed_batch])
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_objects_of_a_batch_do_not_touch_each_other(model: SAM2, rounds: int) -> None:
+def test_an_objects_answer_does_not_depend_on_the_others_of_its_batch(model: SAM2, rounds: int, make: Any) -> None:
     model.eval()
-    method = ImageMethod(model, BCE(), rounds)
-    together = method.predict(batch())
-    for i in range(3):
-        alone = method.predict(only(batch(), i))
-        torch.testing.assert_close(together.mask_logits[i : i + 1], alone.mask_logits, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(together.iou_predictions[i : i + 1], alone.iou_predictions, atol=1e-4, rtol=1e-4)
+    method, whole = ImageMethod(model, BCE(), rounds), make()
+    together = method.predict(whole)
+    for i in range(len(whole.image_index)):
+        alone = method.predict(only(whole, i))
+        torch.testing.assert_close(together.mask_logits[i : i + 1], alone.mask_logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.iou_predictions[i : i + 1], alone.iou_predictions, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_is_seen_by_the_decoder_so_prompts_of_unequal_length_are_not_padded(model: SAM2) -> None:
+    model.eval()
+    padded = replace(mixed_batch(), point_counts=[])
+    apart, together = (ImageMethod(model, BCE()).predict(data) for data in (mixed_batch(), padded))
+    differences = (apart.mask_logits - together.mask_logits).abs().amax((1, 2, 3))
+    assert (differences < 1e-5).tolist() == [False, False, True, False, False, False, True]
+    assert differences.max() > 0.01
+
+
+@torch.no_grad()
+def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_objects(model: SAM2) -> None:
+    model.train()
+    method, whole = ImageMethod(model, BCE(), rounds=2), mixed_batch()
+    alone = [method.loss(only(whole, i)).total for i in range(7)]
+    torch.testing.assert_close(method.loss(whole).total, torch.stack(alone).mean())
+
+
+@torch.no_grad()
+def test_no_prompt_is_answered_as_sam_2_answers_a_frame_without_prompts(
+    model: SAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.eval()
+    score = model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    monkeypatch.setattr(score, "data", score.data + 10)  # present, else SAM 2 would blank the mask
+    whole = mixed_batch()
+    answer = ImageMethod(model, BCE()).predict(whole)
+    features = model.encode_image(whole.images)
+    for row, mask in ((1, None), (3, whole.mask_inputs[3:4])):  # type: ignore[index]
+        seen = features.select(whole.image_index[row : row + 1])
+        output = model.predict_masks(seen, None, mask, multimask_output=False)
+        torch.testing.assert_close(answer.mask_logits[row : row + 1], output.low_res_masks, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_objects_without_a_mask_have_exactly_the_no_mask_embedding(model: SAM2) -> None:
+    encoder, whole = model.sam_prompt_encoder, mixed_batch()
+    points = whole.point_coords, whole.point_labels
+    sparse, dense = encoder(*points, whole.mask_inputs, whole.mask_given)
+    _, every = encoder(*points, whole.mask_inputs)
+    for i, given in enumerate(whole.mask_given.tolist()):  # type: ignore[union-attr]
+        assert torch.equal(dense[i], every[i] if given else encoder.embed_masks(None)[0])
+    assert not torch.equal(every[0], dense[0])
+    assert torch.equal(sparse, encoder(*points, None)[0])
+
+
+@torch.no_grad()
+def test_the_first_round_sees_the_given_mask_the_others_their_own(model: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.eval()
+    seen: list[tuple[Tensor, Tensor | None]] = []
+    original = model.decode
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        seen.append((kwargs["mask_input"], kwargs["mask_given"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(model, "decode", recording)
+    whole = replace(mixed_batch(), point_counts=[])
+    ImageMethod(model, BCE(), rounds=2).predict(whole)
+    (first, given), (second, later) = seen
+    assert torch.equal(first, whole.mask_inputs)  # type: ignore[arg-type]
+    assert torch.equal(given, whole.mask_given)  # type: ignore[arg-type]
+    assert second.shape == first.shape
+    assert later is None
+    assert not torch.equal(second[3], first[3])
+
+
+@torch.no_grad()
+def test_masks_of_another_size_are_brought_to_the_decoders(model: SAM2) -> None:
+    model.eval()
+    large = torch.zeros(1, 1, SIZE, SIZE) - 10
+    large[:, :, 16:40, 20:48] = 10
+    shrunk = interpolate(large, (SIZE // 4, SIZE // 4), mode="bilinear", align_corners=False, antialias=True)
+    one, other = (replace(only(mixed_batch(), 3), mask_inputs=masks) for masks in (large, shrunk))
+    method = ImageMethod(model, BCE())
+    assert torch.equal(method.predict(one).mask_logits, method.predict(other).mask_logits)
+
+
+def test_gradients_of_a_mixed_batch_reach_the_mask_branch_and_both_embeddings(model: SAM2) -> None:
+    model.train()
+    model.zero_grad()
+    ImageMethod(model, BCE()).loss(mixed_batch()).total.backward()
+    encoder = model.sam_prompt_encoder
+    for weight in (encoder.mask_downscaling[0].weight, encoder.no_mask_embed.weight, encoder.not_a_point_embed.weight):
+        assert weight.grad is not None
+        assert weight.grad.abs().sum() > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.zero_grad()
 
 
 def test_the_mask_prompt_is_clamped_and_carries_no_gradient(model: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
