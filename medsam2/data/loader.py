@@ -151,8 +151,8 @@ def _transform(
     """Image and every rater's mask moved together; structures that have left the image are left out."""
     counts = [len(raters) for raters in masks.values()]
     stacked = np.concatenate(list(masks.values())) if masks else np.zeros((0, *image.shape[1:]), dtype=np.bool_)
-    image, moved = transform(image, torch.from_numpy(stacked.astype(np.float32)), rng)
-    parts = np.split(moved.numpy() >= 0.5, np.cumsum(counts)[:-1]) if masks else []
+    image, moved = transform(image, torch.from_numpy(stacked), rng)
+    parts = np.split(moved.numpy(), np.cumsum(counts)[:-1]) if masks else []
     return image, {structure: part for structure, part in zip(masks, parts, strict=True) if part.any()}
 
 

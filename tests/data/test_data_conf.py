@@ -17,16 +17,15 @@ from medsam2.data.loader import PromptedCases
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-GROUPS = ("dataset", "prompt", "transforms")
+GROUPS = ("dataset", "prompt", "transforms", "cache")
 CHOICES = [f"{group}/{path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+CONTEXT = ("+paths.data_root=/data", "+paths.cache_dir=/cache", "+seed=0", "+image_size=32")
 
 
 def build(choice: str, *overrides: str) -> Any:
     group, name = choice.split("/")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(
-            compose(overrides=[f"+{group}={name}", "+paths.data_root=/data", "+seed=0", *overrides])[group]
-        )
+        return instantiate(compose(overrides=[f"+{group}={name}", *CONTEXT, *overrides])[group])
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -43,10 +42,10 @@ def test_the_first_line_says_what_it_is(choice: str) -> None:
 
 
 def test_plain_values_arrive() -> None:
-    refuge = build("dataset/refuge", "dataset.structures=cup", "dataset.cropped=true")
+    refuge = build("dataset/refuge", "dataset.structures=cup", "dataset.release.cropped=true")
     assert refuge.root == Path("/data/REFUGE")
-    assert refuge.structures == ("cup",)
-    assert refuge.cropped is True
+    assert refuge.release.cropped is True
+    assert refuge.split.val_fraction == 0.1
     chest = build("dataset/chest_ct", "dataset.window={level: 40, width: 400}")
     assert chest.window == (40.0, 400.0)
     assert [split for split, _ in chest.split_blocks] == ["train", "test", "train", "val", "train"]
@@ -65,7 +64,7 @@ def test_flips_from_the_config_reach_a_sample() -> None:
 def test_importing_the_data_layer_stays_cheap() -> None:
     heavy = ("monai", "hydra", "omegaconf", "mlflow", "pandas", "nrrd", "slicerio")
     code = (
-        "import sys\nfrom medsam2.data import loader, chest_ct, refuge, phantom, transforms\n"
+        "import sys\nfrom medsam2.data import loader, chest_ct, dataset, volume_dataset, phantom, transforms\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
