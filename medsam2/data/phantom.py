@@ -23,7 +23,7 @@ from PIL import Image
 
 from medsam2.data.fundus import Eye, draw_eye
 from medsam2.data.records import DatasetError, compute_consensus
-from medsam2.data.refuge import MULTI_RATER_FOLDERS
+from medsam2.data.releases.refuge import MULTI_RATER_FOLDERS
 from medsam2.data.seeding import stable_rng
 
 NUM_RATERS = 7

@@ -140,7 +140,7 @@ MEDICAL_SAM2 = {
     "optim.amsgrad": False,
     "loss.pos_weight": 2.0,
     "dataset.structures": ["cup"],
-    "dataset.cropped": True,
+    "dataset.release.cropped": True,
     "prompt._target_": "medsam2.data.prompts.ClickPrompt",
     "prompt.num_clicks": 1,
     "study": "REFUGE_MedSAM2",

@@ -31,45 +31,6 @@ def save_photo(path: Path, shape: tuple[int, int] = SHAPE, colour: tuple[int, in
     Image.fromarray(np.full((*shape, 3), colour, dtype=np.uint8)).save(path, quality=95)
 
 
-def write_multi_rater(
-    root: Path,
-    raters: Sequence[NDArray[np.bool_]],
-    train: int = 4,
-    test: int = 2,
-    folders: tuple[str, str] = ("Training-400", "Test-400"),
-) -> Path:
-    """A multi-rater REFUGE where every case has the cup masks ``raters`` and discs of the whole left half."""
-    disc = square(0, 0, SHAPE[0], 15)
-    for number in range(train + test):
-        case_id = f"g{number:04d}"
-        folder = root / folders[number >= train] / case_id
-        save_photo(folder / f"{case_id}.jpg")
-        save_photo(folder / f"{case_id}_cropped.jpg", (10, 10))
-        for rater, cup in enumerate(raters, start=1):
-            save_grey(folder / f"{case_id}_seg_cup_{rater}.png", cup * 255)
-            save_grey(folder / f"{case_id}_seg_disc_{rater}.png", disc * 255)
-            save_grey(folder / f"{case_id}_seg_cup_{rater}_cropped.jpg", cup[:10, :10] * 255)
-            save_grey(folder / f"{case_id}_seg_disc_{rater}_cropped.jpg", disc[:10, :10] * 255)
-    return root
-
-
-def write_official(root: Path) -> Path:
-    """An official REFUGE of two training, one val and one test case: 255 background, 128 rim, 0 cup."""
-    mask = np.full(SHAPE, 255)
-    mask[5:15, 5:15] = 128
-    mask[8:12, 8:12] = 0
-    cases = {
-        "Training400/Glaucoma/g0001": "Annotation-Training400/Disc_Cup_Masks/Glaucoma/g0001",
-        "Training400/Non-Glaucoma/n0001": "Annotation-Training400/Disc_Cup_Masks/Non-Glaucoma/n0001",
-        "REFUGE-Validation400/V0001": "REFUGE-Validation400-GT/Disc_Cup_Masks/V0001",
-        "Test400/T0001": "REFUGE-Test-GT/Disc_Cup_Masks/G/T0001",
-    }
-    for image, label in cases.items():
-        save_photo(root / f"{image}.jpg")
-        save_grey(root / f"{label}.bmp", mask)
-    return root
-
-
 class MemoryDataset:
     """``count`` cases in memory; ``present`` says which structures the i-th case shows."""
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trees_fundus import refuge
 
 from medsam2.data.fundus import Eye, draw_eye
 from medsam2.data.phantom import main, write_refuge
 from medsam2.data.records import DatasetError, of_split
-from medsam2.data.refuge import Refuge
 from medsam2.data.seeding import stable_rng
 
 SMALL = {"train": 3, "test": 2, "size": 96}
@@ -56,7 +56,7 @@ def test_layout_is_the_multi_rater_release(tree: Path) -> None:
 
 @pytest.mark.parametrize("cropped", [False, True])
 def test_the_dataset_reads_it(tree: Path, cropped: bool) -> None:
-    dataset = Refuge(tree, cropped=cropped)
+    dataset = refuge(tree, cropped=cropped)
     records = dataset.records()
     assert [len(of_split(records, split)) for split in ("train", "val", "test")] == [2, 1, 2]
     for record in records:
@@ -68,7 +68,7 @@ def test_the_dataset_reads_it(tree: Path, cropped: bool) -> None:
 
 
 def test_a_crop_shows_the_same_objects(tree: Path) -> None:
-    whole, crop = Refuge(tree), Refuge(tree, cropped=True)
+    whole, crop = refuge(tree), refuge(tree, cropped=True)
     for record, cropped in zip(whole.records(), crop.records(), strict=True):
         whole_case, crop_case = whole.load(record), crop.load(cropped)
         assert crop_case.labels["disc"].sum() == pytest.approx(whole_case.labels["disc"].sum(), rel=0.02)
