@@ -150,17 +150,15 @@ def main() -> None:
             root.mkdir()
         write_fundus(fundus, max(FUNDUS_CASES, MANY))
         write_ct(ct, 4)
-        print(f"{'cases per second':36}{'none':>8}{'cold':>8}{'warm':>8}{'warm/cold':>11}{'kB per case':>13}")
+        print(f"{'cases per second':40}{'none':>8}{'cold':>8}{'warm':>8}{'warm/cold':>11}{'kB a case':>11}")
         for workers in (0, min(2, os.cpu_count() or 1)):
             for kind, root, size, name in (
                 ("fundus", fundus, 1024, "fundus 2124×2056 at 1024"),
                 ("ct", ct, 512, "CT 512×512×200 at 512, slices"),
             ):
                 r = measure(kind, root, size, workers)
-                title = f"{name}, {workers} workers"
-                print(
-                    f"{title:40}{r['none']:8.1f}{r['cold']:8.1f}{r['warm']:8.1f}{r['warm'] / r['cold']:10.1f}{r['kB']:12.0f}"
-                )
+                rates = "".join(f"{r[key]:8.1f}" for key in ("none", "cold", "warm"))
+                print(f"{f'{name}, {workers} workers':40}{rates}{r['warm'] / r['cold']:11.1f}{r['kB']:11.0f}")
         few, many = peak(fundus, FEW), peak(fundus, MANY)
         print(f"resident memory: {few} MB for {FEW} cases, {many} MB for {MANY}: {many / few:.3f}")
 

@@ -119,7 +119,7 @@ class RunDirectory:
         if known != fingerprint:
             raise RunDirectoryError(
                 f"run_dir={self.path}: was made from other data (fingerprint {known}, now {fingerprint}); "
-                "use another paths.output_dir for the new data, or force=true to replace the run"
+                "give the new data a name of its own with dataset.name=NAME, or force=true to replace the run"
             )
 
     def check_format(self, dtype: str, device: str) -> None:

@@ -28,6 +28,12 @@ class Listing:
     problems: list[Problem] = field(default_factory=list)
 
 
+def join(listings: Iterable[Listing]) -> Listing:
+    """Several listings as one."""
+    each = list(listings)
+    return Listing([r for one in each for r in one.records], [p for one in each for p in one.problems])
+
+
 class Decoded(NamedTuple):
     """One image as read: float32 H×W×3 (or ×1) in [0, 1], bool R×H×W per structure, (row, column) mm or None."""
 

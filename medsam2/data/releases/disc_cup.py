@@ -20,15 +20,6 @@ ORDERS: tuple[Order, ...] = ((0, 1, 2), (0, 127, 255), (0, 128, 255), (255, 128,
 CURE = "The disc lies inside a fundus photograph; was this one cropped into the disc? Use the original pair."
 
 
-def join(parts: Iterable[Listing]) -> Listing:
-    """One listing of several."""
-    listing = Listing([])
-    for part in parts:
-        listing.records += part.records
-        listing.problems += part.problems
-    return listing
-
-
 def find_masks(folder: Path, pattern: str) -> Files:
     """The files below a folder whose names fit ``pattern`` with the groups ``id`` and ``structure`` (cup…, else disc).
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from medsam2.data.images import read_image, read_mask
 from medsam2.data.records import DatasetError, Record
-from medsam2.data.releases.base import Decoded, Listing, files_by_stem, missing
-from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, join, list_rated
+from medsam2.data.releases.base import Decoded, Listing, files_by_stem, join, missing
+from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated
 
 EXPERTS = 4
 TOLERANCE = 8  # grey values that a level may be off by: rounding, never another level

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from medsam2.data.images import read_image, read_jpeg_mask, read_mask
 from medsam2.data.records import SPLITS, DatasetError, Record
-from medsam2.data.releases.base import Decoded, Listing, Problem, missing
-from medsam2.data.releases.disc_cup import ORDERS, STRUCTURES, Order, join, list_nested, read_nested, read_raters
+from medsam2.data.releases.base import Decoded, Listing, Problem, join, missing
+from medsam2.data.releases.disc_cup import ORDERS, STRUCTURES, Order, list_nested, read_nested, read_raters
 
 MULTI_RATER_FOLDERS = {"train": "Training-400", "test": "Test-400"}
 OFFICIAL_FOLDERS = {  # split -> images, masks

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from medsam2.data.images import check_same_size, read_image, read_mask
 from medsam2.data.records import DatasetError, Record
-from medsam2.data.releases.base import Decoded, Listing, files_by_stem, missing
-from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, join, list_rated, read_raters
+from medsam2.data.releases.base import Decoded, Listing, files_by_stem, join, missing
+from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated, read_raters
 
 GROUPS = ("Healthy", "Glaucoma and suspects")
 RATERS = {"experts": ("Expert1_masks", "Expert2_masks"), "average": ("Average_masks",)}

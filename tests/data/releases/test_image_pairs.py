@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers_releases import fails
 
-from medsam2.data.releases.base import Problem
-from medsam2.data.releases.image_pairs import Files, join, pair
+from medsam2.data.releases.base import Problem, join
+from medsam2.data.releases.image_pairs import Files, pair
 
 
 def touch(root: Path, *names: str) -> Path:

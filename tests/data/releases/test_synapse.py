@@ -75,7 +75,7 @@ def test_images_are_as_stored(clean: Path) -> None:
 def test_counts_follow_every_slice_s_file(root: Path, tmp_path: Path) -> None:
     settings = {**GREY, "structures": "spleen", "cache_dir": str(tmp_path / "cache")}
     assert len(volumes(Synapse(), root, **settings).records()) == 44
-    path = root / "train_npz" / "case0005_slice000.npz"
+    path = root / "train_npz" / "case0005_slice005.npz"
     with np.load(path) as arrays:
         image, label = arrays["image"], arrays["label"] + 1
     np.savez(path, image=image, label=label)
