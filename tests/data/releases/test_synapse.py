@@ -34,7 +34,7 @@ def test_cases_and_splits(clean: Path) -> None:
     assert train == {f"case{n:04d}" for n in range(5, 13)}
     assert len({r.volume for r in of_split(records, "val")}) == 1
     by_id = {r.case_id: r for r in records}
-    assert by_id["case0007_z001"].files == tuple(f"train_npz/case0007_slice{z:03d}.npz" for z in range(6))
+    assert by_id["case0007_z002"].files == tuple(f"train_npz/case0007_slice{z:03d}.npz" for z in range(12))
     assert by_id["case0001_z001"].files == ("test_vol_h5/case0001.npy.h5",)
 
 
@@ -47,8 +47,8 @@ def test_cases_and_splits(clean: Path) -> None:
 )
 def test_orders(clean: Path, order: str, organ: str, value: int) -> None:
     data = volumes(Synapse(order), clean, structures=organ, slices="all", **GREY)
-    for volume, number in (("case0005", 0), ("case0008", 3), ("case0002", 9)):
-        expected = value == organs(number, 8).T
+    for volume, number, repeats in (("case0005", 0, 2), ("case0008", 3, 2), ("case0002", 9, 1)):
+        expected = value == np.repeat(organs(number, 8).T, repeats, axis=0)
         assert np.array_equal(read_label(data, volume), expected)
 
 
@@ -74,12 +74,12 @@ def test_images_are_as_stored(clean: Path) -> None:
 
 def test_counts_follow_every_slice_s_file(root: Path, tmp_path: Path) -> None:
     settings = {**GREY, "structures": "spleen", "cache_dir": str(tmp_path / "cache")}
-    assert len(volumes(Synapse(), root, **settings).records()) == 44
-    path = root / "train_npz" / "case0005_slice005.npz"
+    assert len(volumes(Synapse(), root, **settings).records()) == 76
+    path = root / "train_npz" / "case0005_slice011.npz"
     with np.load(path) as arrays:
         image, label = arrays["image"], arrays["label"] + 1
     np.savez(path, image=image, label=label)
-    assert len(volumes(Synapse(), root, **settings).records()) == 45
+    assert len(volumes(Synapse(), root, **settings).records()) == 77
 
 
 def test_a_slice_is_missing(root: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_slice_is_missing(root: Path) -> None:
     fails(
         volumes(Synapse(), root, **GREY).records,
         "missing image",
-        "train_npz/case0006_slice003.npz: 1 of 6 slices are missing",
+        "train_npz/case0006_slice003.npz: 1 of 12 slices are missing",
     )
 
 
