@@ -6,18 +6,19 @@ pixels, and a CT of 512×512×200 as NIfTI with four labels (nnU-Net raw) at 512
     none     decoded on every access, as a script's Dataset does; the volume opened last stays in memory
     cold     decoded, resized and kept: the first job of a sweep
     warm     found in the cache: every epoch and job after it
+    samples  training samples of four a batch with box prompts, from two workers, without the cache and warm
 
-Training samples in batches of four, read in order by the same loader in two workers, and in this process alone. Memory
-is the largest resident set of a process that reads a set cold and warm, with few and with six times as many cases.
+The first three are read in order by one process. Memory is the largest resident set of a process that reads a set cold
+and warm, with few and with six times as many cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,11 +36,11 @@ from medsam2.data.fundus import draw_eye
 from medsam2.data.intensity import Window
 from medsam2.data.loader import PromptedCases, build_loader
 from medsam2.data.prompts import BoxPrompt
-from medsam2.data.records import Dataset
+from medsam2.data.records import Dataset, Record
 from medsam2.data.releases.nnunet import NNUNet
 from medsam2.data.releases.refuge import Refuge
 from medsam2.data.seeding import stable_rng
-from medsam2.data.source import prepare_groups
+from medsam2.data.source import CaseSource, prepare_groups
 from medsam2.data.volume_dataset import VolumeDataset
 
 FUNDUS_CASES, FEW, MANY = 24, 20, 120
@@ -98,28 +99,48 @@ def build(kind: str, root: Path, facts: Path | None) -> Dataset:
     return VolumeDataset(root, NNUNet(), {"ct": Window(40, 400)}, slices="all", cache_dir=cache_dir)
 
 
-def read(dataset: Dataset, size: int, cache: Cache, workers: int, limit: int | None = None) -> float:
-    """Training cases per second through the loader; cold, what the cache lacks is decoded first."""
-    records = [record for record in dataset.records() if record.split == "train"][:limit]
-    cases = PromptedCases(dataset, records, BoxPrompt(), size, 0, training=True, cache=cache)
-    loader = build_loader(cases, 4, workers, shuffle=False, seed=0)
+def load(dataset: Dataset, size: int, cache: Cache) -> float:
+    """Prepared training cases per second, in order, in this process: image and masks, no prompts."""
+    records = training(dataset)
+    source = CaseSource(dataset, size, cache)
     start = time.perf_counter()
-    for _ in prepare_groups(cases.source, cases.source.lacking(records), workers):
-        pass
-    for _ in loader:
-        pass
+    for record in records:
+        source.get(record)
     return len(records) / (time.perf_counter() - start)
 
 
-def measure(kind: str, root: Path, size: int, workers: int) -> dict[str, float]:
+def sample(dataset: Dataset, size: int, cache: Cache, workers: int, limit: int | None = None) -> float:
+    """Training samples per second, in batches of four; where there is a cache, of an epoch that finds all in it."""
+    records = training(dataset)[:limit]
+    cases = PromptedCases(dataset, records, BoxPrompt(), size, 0, training=True, cache=cache)
+    loader = build_loader(cases, 4, workers, shuffle=False, seed=0)
+    for _ in prepare_groups(cases.source, cases.source.lacking(records), workers):
+        pass
+    seconds = []
+    for _ in range(2 if isinstance(cache, DiskCache) else 1):  # the first starts the workers
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        seconds.append(time.perf_counter() - start)
+    return len(records) / seconds[-1]
+
+
+def training(dataset: Dataset) -> list[Record]:
+    return [record for record in dataset.records() if record.split == "train"]
+
+
+def measure(kind: str, root: Path, size: int) -> dict[str, float]:
+    """Rates by name, and the kilobytes of an entry."""
+    rates = {"none": load(build(kind, root, None), size, NoCache())}
     with tempfile.TemporaryDirectory() as folder:
-        dataset, cache = build(kind, root, Path(folder)), DiskCache(folder)
-        rates = {"none": read(dataset, size, NoCache(), workers)}
-        rates["cold"] = read(build(kind, root, Path(folder)), size, cache, workers)
-        rates["warm"] = max(read(build(kind, root, Path(folder)), size, cache, workers) for _ in range(3))
-        kept = sum(path.stat().st_size for path in Path(folder).rglob("*.case"))
-        cases = sum(1 for _ in Path(folder).rglob("*.case"))
-        rates["kB"] = kept / cases / 1e3
+        cache = DiskCache(folder)
+        build(kind, root, Path(folder)).records()  # what a dataset finds out when it lists its cases is no loading
+        rates["cold"] = load(build(kind, root, Path(folder)), size, cache)
+        rates["warm"] = statistics.median(load(build(kind, root, Path(folder)), size, cache) for _ in range(5))
+        rates["samples"] = sample(build(kind, root, Path(folder)), size, cache, 2)
+        entries = [path.stat().st_size for path in Path(folder).rglob("*.case")]
+        rates["kB"] = statistics.mean(entries) / 1e3
+    rates["samples, none"] = sample(build(kind, root, None), size, NoCache(), 2)
     return rates
 
 
@@ -127,7 +148,7 @@ def report_memory(root: Path, count: int) -> None:
     """The largest resident set in MB after ``count`` cases were read cold, then warm, without workers."""
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            read(build("fundus", root, Path(folder)), 256, DiskCache(folder), 0, count)
+            sample(build("fundus", root, Path(folder)), 256, DiskCache(folder), 0, count)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
@@ -150,15 +171,14 @@ def main() -> None:
             root.mkdir()
         write_fundus(fundus, max(FUNDUS_CASES, MANY))
         write_ct(ct, 4)
-        print(f"{'cases per second':40}{'none':>8}{'cold':>8}{'warm':>8}{'warm/cold':>11}{'kB a case':>11}")
-        for workers in (0, min(2, os.cpu_count() or 1)):
-            for kind, root, size, name in (
-                ("fundus", fundus, 1024, "fundus 2124×2056 at 1024"),
-                ("ct", ct, 512, "CT 512×512×200 at 512, slices"),
-            ):
-                r = measure(kind, root, size, workers)
-                rates = "".join(f"{r[key]:8.1f}" for key in ("none", "cold", "warm"))
-                print(f"{f'{name}, {workers} workers':40}{rates}{r['warm'] / r['cold']:11.1f}{r['kB']:11.0f}")
+        columns = ("none", "cold", "warm", "samples, none", "samples")
+        print(f"{'cases per second':32}" + "".join(f"{name:>15}" for name in columns) + f"{'kB a case':>12}")
+        rows = ("fundus", fundus, 1024, "fundus 2124×2056 at 1024"), ("ct", ct, 512, "slices of 512×512×200 at 512")
+        for kind, root, size, name in rows:
+            r = measure(kind, root, size)
+            print(f"{name:32}" + "".join(f"{r[column]:15.1f}" for column in columns) + f"{r['kB']:12.0f}")
+            ratios = f"{r['warm'] / r['cold']:45.1f}{r['samples'] / r['samples, none']:30.1f}"
+            print(f"{'  warm/cold, samples/none':32}{ratios}")
         few, many = peak(fundus, FEW), peak(fundus, MANY)
         print(f"resident memory: {few} MB for {FEW} cases, {many} MB for {MANY}: {many / few:.3f}")
 

@@ -149,7 +149,7 @@ def build_tracker(cfg: DictConfig) -> Tracker:
 def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, str]:
     """The dataset, with its split checked and stored, and the hash of that split."""
     from medsam2.data.splits import check_disjoint, save_split, split_hash
-    from medsam2.data.survey import quick_check
+    from medsam2.doctor.survey import quick_check
 
     dataset: Dataset = instantiate(cfg.dataset)
     records = dataset.records()

@@ -37,6 +37,7 @@ CASES: dict[str, tuple[list[Any], list[Any]]] = {
     "trainer.clip_norm": ([0, -1], [None, 0.1]),
     "trainer.checkpoint_minutes": ([0, -1], [0.5]),
     "trainer.max_batches": ([0, 2.5], [None, 1]),
+    "cache.max_gb": ([0, -1, "50"], [0.5, 50]),
 }
 
 

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
-from safetensors.numpy import load, save
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from medsam2.data.prepared import PackedMasks, Prepared
 from medsam2.files import write_atomic
@@ -29,6 +30,7 @@ from medsam2.files import write_atomic
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 128  # entries written by a process between two looks at the size of the whole
+KINDS = {"U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16)}  # by their names in safetensors
 USED = 3600  # seconds; an entry's time of last use is not kept more precisely
 
 
@@ -77,13 +79,16 @@ class DiskCache:
         self._full = False
 
     def has(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))
 
     def load(self, key: str) -> Prepared | None:
         """The entry, or None if there is none or it is damaged; that one is deleted."""
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                content = bytearray(status.st_size)
+                file.readinto(content)
         except OSError:
             return None
         try:
@@ -91,10 +96,10 @@ class DiskCache:
         except ValueError as error:
             log.warning("%s is damaged (%s) and is made again", path, error)
             with suppress(OSError):
-                path.unlink()
+                os.unlink(path)
             return None
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > USED:
+        if time.time() - status.st_mtime > USED:
+            with suppress(OSError):
                 os.utime(path)
         return prepared
 
@@ -103,7 +108,7 @@ class DiskCache:
         if self._full:
             return
         try:
-            write_atomic(self._path(key), pack_entry(prepared))
+            write_atomic(Path(self._path(key)), pack_entry(prepared))
         except OSError as error:
             self._full = True
             log.warning(
@@ -163,8 +168,8 @@ class DiskCache:
             if lock is not None:
                 lock.release()
 
-    def _path(self, key: str) -> Path:
-        return self._cases / key[:2] / f"{key}.case"
+    def _path(self, key: str) -> str:
+        return f"{self._cases}/{key[:2]}/{key}.case"  # as text: a loader asks for thousands a second
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
@@ -191,12 +196,11 @@ def pack_entry(prepared: Prepared) -> bytes:
     return zlib.crc32(content).to_bytes(4, "little") + content
 
 
-def unpack_entry(content: bytes) -> Prepared:
-    """The inverse of ``pack_entry``. Raises ValueError if a byte is missing or another one."""
-    checksum, content = content[:4], content[4:]
-    if zlib.crc32(content).to_bytes(4, "little") != checksum:
+def unpack_entry(content: bytearray) -> Prepared:
+    """The inverse of ``pack_entry``; arrays lie in ``content``. Raises ValueError if a byte is missing or changed."""
+    if zlib.crc32(memoryview(content)[4:]).to_bytes(4, "little") != content[:4]:
         raise ValueError("its checksum is another")
-    arrays = load(content)
+    arrays = _find_arrays(content, 4)
     rest: dict[str, Any] = json.loads(arrays["rest"].tobytes())
     raters = {
         structure: PackedMasks(tuple(shape), tuple(box), arrays[f"bits {structure}"])
@@ -204,6 +208,18 @@ def unpack_entry(content: bytes) -> Prepared:
     }
     spacing = rest["spacing"]
     return Prepared(arrays["image"], tuple(rest["shape"]), raters, spacing and tuple(spacing))
+
+
+def _find_arrays(content: bytearray, start: int) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file that begins at ``start``, in place: the library's reader copies them twice."""
+    data = start + 8 + int.from_bytes(content[start : start + 8], "little")
+    header = json.loads(content[start + 8 : data])
+    arrays = {}
+    for name, entry in header.items():
+        kind, (first, last) = KINDS[entry["dtype"]], entry["data_offsets"]
+        flat = np.frombuffer(content, kind, (last - first) // kind.itemsize, data + first)
+        arrays[name] = flat.reshape(entry["shape"])
+    return arrays
 
 
 @functools.cache

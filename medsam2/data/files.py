@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,9 +59,9 @@ class FileFacts:
 
 def _state(path: Path) -> str:
     """Size and modification time; of a folder those of its files."""
-    if path.is_dir():
-        return " ".join(f"{p.name} {_state(p)}" for p in sorted(path.rglob("*")) if p.is_file())
     status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        return " ".join(f"{p.name} {_state(p)}" for p in sorted(path.rglob("*")) if p.is_file())
     return f"{status.st_size} {status.st_mtime_ns}"
 
 

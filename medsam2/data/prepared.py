@@ -6,6 +6,7 @@ and MR keep what their window shows. Masks keep their native pixels, cut to the 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ class PackedMasks(NamedTuple):
     def resized(self, size: int) -> NDArray[np.bool_]:
         """R×size×size by the nearest pixel centre, to stay aligned with the image; aspect not kept."""
         _, height, width = self.shape
+        if (height, width) == (size, size):
+            return self.native()
         rows, columns = nearest(height, size), nearest(width, size)
         top, left, h, w = self.box
         inside_rows = (rows >= top) & (rows < top + h)
@@ -101,6 +104,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return sized[0].clamp_(0.0, 1.0)
 
 
+@functools.lru_cache(maxsize=64)
 def nearest(length: int, size: int) -> NDArray[np.int64]:
     """For each of ``size`` pixels the one of ``length`` in which its centre lies."""
     return (2 * np.arange(size) + 1) * length // (2 * size)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 
 def check_not_empty(label: NDArray[Any]) -> None:
-    """Raises ValueError unless ``label`` is H×W with at least one pixel above zero."""
-    if label.ndim != 2 or not (label > 0).any():
+    """Raises ValueError unless ``label`` is H×W with at least one pixel that is not zero."""
+    if label.ndim != 2 or not label.any():
         raise ValueError(f"a prompt needs an object: the mask of shape {label.shape} is empty; skip absent structures")
 
 

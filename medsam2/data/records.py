@@ -35,13 +35,15 @@ class Record:
     image: str = ""
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (structure, files of its raters)
     index: int = 0  # slice or image number where one file holds many cases
+    others: tuple[str, ...] = ()  # further files that are read with them: the other channels of an image
     volume: str = ""  # the volume this is a slice of
     modality: str = ""  # "ct", "mr", … where it decides how intensities are shown
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file this case is read from, sorted, each once."""
-        return tuple(sorted({self.image, *(name for _, names in self.labels for name in names)} - {""}))
+        named = {self.image, *self.others, *(name for _, names in self.labels for name in names)}
+        return tuple(sorted(named - {""}))
 
 
 @dataclass
@@ -124,6 +126,13 @@ def compute_fingerprint(records: Iterable[Record], root: Path) -> str:
         for name in record.files:
             size = sizes.setdefault(name, -1)
             if size < 0:
-                size = sizes[name] = (root / name).stat().st_size
+                size = sizes[name] = measure(root / name)
             digest.update(f"{name}\t{size}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def measure(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from medsam2.data.cache import Cache, DiskCache, NoCache, hash_code
-from medsam2.data.files import FileFacts
+from medsam2.data.files import REMEMBERED, FileFacts
 from medsam2.data.prepared import Prepared, prepare
 from medsam2.data.records import Case, Dataset, DatasetError, Record
 
@@ -28,6 +28,7 @@ class CaseSource:
         self.image_size = image_size
         self.cache: Cache = cache or NoCache()
         self.facts = FileFacts(self.cache.folder)
+        self._digests: dict[tuple[str, ...], str] = {}
         settings = {"code": hash_code(), "size": image_size, "decoding": dataset.decoding()} if cache else {}
         self._settings = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -44,9 +45,17 @@ class CaseSource:
 
     def key(self, record: Record) -> str:
         """The name of a case's entry: its files' content, its place in them, the settings and the code."""
-        content = self.facts.digest(*(Path(self.dataset.root) / name for name in record.files))
+        content = self._digest(record.files)
         place = f"{record.case_id}\t{record.index}\t{record.modality}\t{[structure for structure, _ in record.labels]}"
         return hashlib.sha256(f"{self._settings}\t{content}\t{place}".encode()).hexdigest()[:40]
+
+    def _digest(self, files: tuple[str, ...]) -> str:
+        """Of the files' content when they were first asked for: a run goes on with the data it began with."""
+        if files not in self._digests:
+            if len(self._digests) >= REMEMBERED:
+                self._digests.clear()
+            self._digests[files] = self.facts.digest(*(Path(self.dataset.root) / name for name in files))
+        return self._digests[files]
 
     def prepare_all(self, records: Sequence[Record]) -> int:
         """Decodes the cases of one group (a volume, or one image) that the cache lacks; returns how many.

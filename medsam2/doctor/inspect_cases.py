@@ -111,7 +111,7 @@ def _inspect_volume(dataset: VolumeDataset, report: Report, draw: bool) -> None:
         file = volume.labels[0][1][0]
         text = f"{file}: none of its {count} slices shows {', '.join(dataset.structures)}"
         report.findings.append(make_finding("warning", "empty volume", file, text))
-    report.parts, shown = dataset._slices_of(volume), dataset._find_shown(volume)
+    report.parts, shown = dataset.slices_of(volume), dataset.find_shown(volume)
     report.cases = [Seen(part, areas[part.index]) for part in report.parts if part.index in shown]
     report.size, spacing = opened.image.shape[1:3], opened.geometry.spacing
     report.spacing = spacing and spacing[1:]

@@ -130,9 +130,9 @@ def test_no_cache_keeps_nothing() -> None:
 
 
 def test_unpacking_refuses_what_it_did_not_pack() -> None:
-    assert same(unpack_entry(pack_entry(EXAMPLE)), EXAMPLE)
+    assert same(unpack_entry(bytearray(pack_entry(EXAMPLE))), EXAMPLE)
     with pytest.raises(ValueError, match="checksum"):
-        unpack_entry(b"")
+        unpack_entry(bytearray())
 
 
 def _hammer(folder: str, seed: int, failures: multiprocessing.Queue[str]) -> None:

@@ -39,7 +39,7 @@ def test_every_label_has_the_voxels_of_the_file() -> None:
 
 def test_case_has_the_declared_types_and_spacing(lungs: ChestCT) -> None:
     case = lungs.load(at(lungs, 20))
-    assert case.image.shape == (128, 128, 3)
+    assert case.image.shape == (128, 128, 1)
     assert case.image.dtype == np.float32
     assert case.image.min() == 0.0
     assert case.image.max() == 1.0
@@ -77,7 +77,7 @@ def test_image_and_labels_coincide(lungs: ChestCT) -> None:
 def test_window_maps_hounsfield_to_grey(window: dict[str, float], hu: float, grey: float) -> None:
     dataset = ChestCT(window=window)
     dataset.__dict__["_image"] = (np.full((34, 2, 2), hu), (1.0, 1.0))  # in place of the cached volume
-    assert dataset.load(Record("x", "x", "train", index=0)).image[0, 0] == pytest.approx([grey] * 3)
+    assert dataset.load(Record("x", "x", "train", index=0)).image[0, 0] == pytest.approx([grey])
 
 
 def test_blocks_are_contiguous_disjoint_and_apart(lungs: ChestCT) -> None:

@@ -12,7 +12,7 @@ from helpers_data import save_grey, save_photo, square
 from medsam2.data.dataset import ImageDataset, describe
 from medsam2.data.images import read_image, read_mask
 from medsam2.data.intensity import Window
-from medsam2.data.records import DatasetError, Record
+from medsam2.data.records import DatasetError, Record, measure
 from medsam2.data.releases.base import Decoded, Listing, Problem, files_by_stem, missing, show_folder
 
 
@@ -163,3 +163,25 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     found = files_by_stem(tmp_path, [".png"], "_mask")
     assert {stem: path.name for stem, path in found.items()} == {"a": "a_mask.PNG", "b": "b_mask.png"}
+
+
+def test_two_files_with_one_id_are_refused(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_text("")
+    with pytest.raises(DatasetError, match=r"two/a\.png and .*one/a\.png are both named a") as error:
+        files_by_stem(tmp_path, [".png"])
+    assert error.value.kind == "duplicate id"
+
+
+def test_a_folder_counts_by_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "series" / "deep").mkdir(parents=True)
+    (tmp_path / "series" / "1").write_text("abc")
+    (tmp_path / "series" / "deep" / "2").write_text("de")
+    assert measure(tmp_path / "series") == 5
+    assert measure(tmp_path / "series" / "1") == 3
+
+
+def test_every_file_that_is_read_belongs_to_a_case() -> None:
+    record = Record("a", "a", image="i", labels=(("s", ("m1", "m2")), ("t", ("m1",))), others=("i2",))
+    assert record.files == ("i", "i2", "m1", "m2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import locale
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def to_itk(array: NDArray[np.generic]) -> SimpleITK.Image:
 def save_dicom(folder: Path, array: NDArray[np.int16]) -> None:
     """A CT series, one file for each slice."""
     folder.mkdir(parents=True)
+    before = locale.setlocale(locale.LC_ALL)  # GDCM leaves it as C
     image = to_itk(array)
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -129,6 +131,7 @@ def save_dicom(folder: Path, array: NDArray[np.int16]) -> None:
             part.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{z:03d}.dcm"))
         writer.Execute(part)
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def write_volumes(

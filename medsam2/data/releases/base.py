@@ -115,13 +115,20 @@ def show_folder(folder: Path, limit: int = 10) -> str:
 def files_by_stem(folder: Path, suffixes: Iterable[str], strip: str = "") -> dict[str, Path]:
     """case id -> file of a folder and its subfolders; ``strip`` is what the names carry behind the id.
 
-    Hidden files are left out: archives made on a Mac hold ``._name`` beside every ``name``.
+    Hidden files are left out: archives made on a Mac hold ``._name`` beside every ``name``. Raises DatasetError for two
+    files with one id.
     """
-    endings = tuple(strip + suffix.lower() for suffix in suffixes)
-    found = {}
+    endings = tuple(f"{strip}{suffix}".lower() for suffix in suffixes)
+    found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        for ending in endings:
-            if path.name.lower().endswith(ending.lower()) and not path.name.startswith((".", "__")):
-                found[path.name[: -len(ending)]] = path
-                break
+        ending = next((e for e in endings if path.name.lower().endswith(e)), None)
+        if ending is None or path.name.startswith((".", "__")):
+            continue
+        stem = path.name[: -len(ending)]
+        if stem in found:
+            raise DatasetError(
+                f"{path} and {found[stem]} are both named {stem}. Delete one of them, or rename it.",
+                kind="duplicate id",
+            )
+        found[stem] = path
     return found

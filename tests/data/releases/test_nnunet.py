@@ -80,6 +80,7 @@ def test_channels_are_files(tmp_path: Path) -> None:
     fails(volumes(NNUNet(), root).records, "channels", "0 T1, 1 T2, 2 FLAIR", "choose one ([0]) or three ([0, 1, 2])")
     one = volumes(NNUNet(channels=[1]), root).records()
     assert one[0].image == "imagesTr/heart01_t1_0001.nii.gz"
+    assert one[0].others == ()
     data = volumes(NNUNet(channels=[0, 2, 2]), root)
     stored = data.release.read_image(root, data.records()[0])
     assert (stored.array[..., 1] - stored.array[..., 0] == 200).all()
