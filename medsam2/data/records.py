@@ -35,9 +35,9 @@ class Record:
     image: str = ""
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (structure, files of its raters)
     index: int = 0  # slice or image number where one file holds many cases
-    others: tuple[str, ...] = ()  # further files that are read with them: the other channels of an image
     volume: str = ""  # the volume this is a slice of
     modality: str = ""  # "ct", "mr", … where it decides how intensities are shown
+    others: tuple[str, ...] = ()  # further files that are read with them: the other channels of an image
 
     @property
     def files(self) -> tuple[str, ...]:

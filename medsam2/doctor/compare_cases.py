@@ -14,6 +14,7 @@ from medsam2.doctor.inspect_cases import Report
 from medsam2.doctor.summary import Summary, find_splits
 
 FEW = 5  # one of so many may differ from the rest before the rest is no rule any more
+GREY = 100  # label values from here on are levels such as 128 and 255
 
 
 def shared_patients(records: Sequence[Record]) -> list[Finding]:
@@ -59,6 +60,18 @@ def unused_labels(summary: Summary, values: Mapping[str, Sequence[int]]) -> list
             texts = [f"no case shows {name}{marks}{others}"] if structure.empty else []
         found += [make_finding("warning", "unused label", name, text) for text in texts]
     return found
+
+
+def label_gaps(values: Mapping[str, Sequence[int]], name: str) -> list[Finding]:
+    """Numbers that the declared label values leave out; from GREY on they are grey levels, not numbers."""
+    declared = sorted({value for marks in values.values() for value in marks})
+    skipped = sorted(set(range(1, max(declared, default=0))) - set(declared))
+    if not skipped or declared[-1] >= GREY:
+        return []
+    shown = [", ".join(map(str, numbers)) for numbers in (declared, skipped)]
+    return [
+        make_finding("warning", "gap in label ids", name, f"the declared label values {shown[0]} leave out {shown[1]}")
+    ]
 
 
 def mixed_axes(reports: Sequence[Report]) -> list[Finding]:

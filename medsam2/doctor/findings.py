@@ -26,6 +26,7 @@ REMEDIES = {  # where the message itself has none
     "too few cases": "add cases, or divide them otherwise: dataset.split_file, val_fraction, test_fraction, fold",
     "empty volume": "correct if the scan shows none of the structures, else export the label again",
     "unused label": "leave it out of dataset.structures, or correct the values that are declared for it",
+    "gap in label ids": "declare what they mean if any mask holds them; other programs expect consecutive numbers",
     "EXIF rotation": "save image and mask upright and without the tag, then look whether they fit",
     "mixed orientation": "see the pictures: if these volumes are turned, take the geometry of the scanner's files",
     "palette mask": "save the mask as grey values, so that every program reads the same numbers",

@@ -14,11 +14,13 @@ from pathlib import Path
 from medsam2.data.dataset import FileDataset
 from medsam2.data.files import FileFacts
 from medsam2.data.records import SPLITS, Dataset, DatasetError, Record, of_split
+from medsam2.data.releases.folder import Folder
 from medsam2.data.seeding import stable_rng
 from medsam2.data.volume_dataset import VolumeDataset
 from medsam2.doctor.compare_cases import (
     duplicate_images,
     empty_splits,
+    label_gaps,
     mixed_axes,
     repeated_ids,
     shared_patients,
@@ -84,17 +86,24 @@ def _compare(
 ) -> list[Finding]:
     splits = {record.case_id: record.split for record in placed}
     facts = dataset.facts if isinstance(dataset, FileDataset) else FileFacts()
-    values: Mapping[str, Sequence[int]] = {}
-    if isinstance(dataset, VolumeDataset):
-        values = dataset.release.find_labels(dataset.root)
+    values = _find_values(dataset)
     used = [report for report in reports if find_splits(report, splits)]
-    more = repeated_ids(placed) + empty_splits(summary) + unused_labels(summary, values) + mixed_axes(used)
+    more = repeated_ids(placed) + empty_splits(summary) + mixed_axes(used)
+    more += unused_labels(summary, values) + label_gaps(values, dataset.name)
     more += duplicate_images(used, splits, Path(dataset.root), facts)
     if not dataset.allow_shared_patient:
         more += shared_patients(placed)
     if not any(finding.kind == "missing rater" for finding in found):
         more += uneven_raters(used, dataset.structures)
     return more
+
+
+def _find_values(dataset: Dataset) -> Mapping[str, Sequence[int]]:
+    """structure -> the label values that mark it, where a dataset declares some."""
+    if isinstance(dataset, VolumeDataset):
+        return dataset.release.find_labels(dataset.root)
+    release = dataset.release if isinstance(dataset, FileDataset) else None
+    return release.labels or {} if isinstance(release, Folder) else {}
 
 
 def _draw_suspects(dataset: Dataset, reports: Sequence[Report], found: Sequence[Finding], count: int) -> list[Panel]:

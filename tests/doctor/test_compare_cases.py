@@ -13,6 +13,7 @@ from medsam2.doctor.compare_cases import (
     duplicate_images,
     empty_splits,
     find_odd,
+    label_gaps,
     mixed_axes,
     repeated_ids,
     shared_patients,
@@ -80,6 +81,23 @@ def test_unused_labels_name_their_values() -> None:
     assert [f.text for f in found] == ["no case shows cup (value 2, 3), though there is 1"]
     found = unused_labels(summary(*cases, report("9", "val")), {})
     assert [f.text for f in found] == ["no case of train shows cup", "no case of test shows cup"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({"cup": (1,), "disc": (3,)}, ["the declared label values 1, 3 leave out 2"]),
+        ({"cup": (2, 5)}, ["the declared label values 2, 5 leave out 1, 3, 4"]),
+        ({"cup": (2,), "disc": (1, 2)}, []),
+        ({"cup": (128,), "disc": (255,)}, []),  # grey levels
+        ({}, []),
+    ],
+)
+def test_gaps_in_declared_values(values: dict[str, tuple[int, ...]], texts: list[str]) -> None:
+    found = label_gaps(values, "eyes")
+    assert [(f.severity, f.kind, f.where, f.text) for f in found] == [
+        ("warning", "gap in label ids", "eyes", text) for text in texts
+    ]
 
 
 def test_axes() -> None:
