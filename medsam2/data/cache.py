@@ -30,7 +30,8 @@ from medsam2.files import write_atomic
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 128  # entries written by a process between two looks at the size of the whole
-KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16)}  # by their names in safetensors
+# by their names in safetensors
+KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16)}
 USED = 3600  # seconds; an entry's time of last use is not kept more precisely
 
 
