@@ -7,11 +7,10 @@ written beside and renamed, and carry a checksum: a damaged one is made again.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ log = logging.getLogger(__name__)
 CHECK_EVERY = 128  # entries written by a process between two looks at the size of the whole
 # by their names in safetensors
 KINDS: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "U16": np.dtype(np.uint16)}
+DAY = 24 * 3600  # seconds
 USED = 3600  # seconds; an entry's time of last use is not kept more precisely
 
 
@@ -111,23 +111,38 @@ class DiskCache:
         try:
             write_atomic(Path(self._path(key)), pack_entry(prepared))
         except OSError as error:
-            self._full = True
-            log.warning(
-                "the cache %s cannot be written (%s): cases are decoded every time; choose another folder with "
-                "paths.cache_dir=DIR, or cache=none",
-                self.folder,
-                error.strerror,
-            )
+            self._give_up(error)
             return
         if self._written % CHECK_EVERY == 0:
             self.shrink()
         self._written += 1
+
+    def can_store(self) -> bool:
+        """Whether entries can be written; says so once where they cannot."""
+        if not self._full:
+            try:
+                self._cases.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self._cases):
+                    pass
+            except OSError as error:
+                self._give_up(error)
+        return not self._full
+
+    def _give_up(self, error: OSError) -> None:
+        self._full = True
+        log.warning(
+            "the cache %s cannot be written (%s): cases are decoded every time; choose another folder with "
+            "paths.cache_dir=DIR, or cache=none",
+            self.folder,
+            error.strerror,
+        )
 
     def shrink(self) -> None:
         """Deletes what was unused for longest until 90 % of ``max_gb`` are left; one process at a time does it."""
         with self.lock("shrink", wait=False) as mine:
             if not mine:
                 return
+            _sweep(self._cases)
             entries = sorted(_entries(self._cases))
             total, limit = sum(size for _, size, _ in entries), self.max_gb * 1e9
             if total <= limit:
@@ -171,6 +186,14 @@ class DiskCache:
 
     def _path(self, key: str) -> str:
         return f"{self._cases}/{key[:2]}/{key}.case"  # as text: a loader asks for thousands a second
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what writers left behind that were killed: nobody writes for a day."""
+    for path in folder.glob("*/.*.case.*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > DAY:
+                path.unlink()
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
@@ -221,12 +244,3 @@ def _find_arrays(content: bytearray, start: int) -> dict[str, NDArray[Any]]:
         flat = np.frombuffer(content, kind, (last - first) // kind.itemsize, data + first)
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
-
-
-@functools.cache
-def hash_code() -> str:
-    """The hash of all code that decodes and prepares: an edit of it makes new entries."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

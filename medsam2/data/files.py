@@ -1,14 +1,14 @@
 """Facts about files that take long to find out, remembered as long as the file stays what it was.
 
-A file counts as unchanged while its size and modification time (in nanoseconds) are the same. Any number of processes
-may share a folder of facts: each is a small file of its own, written beside and renamed.
+A file counts as unchanged while its size, its inode and its times of change (in nanoseconds) are the same. Any number
+of processes may share a folder of facts: each is a small file of its own, written beside and renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import stat
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 from medsam2.files import hash_file, write_atomic
 
 REMEMBERED = 4096  # facts kept in memory
+HEADERS = (".mhd", ".nhdr")  # MetaImage and NRRD, whose voxels are in a file beside
+VOXELS = re.compile(rb"^(?:ElementDataFile|data ?file)[ \t]*[:=][ \t]*([^\r\n]+?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 
 
 class FileFacts:
@@ -58,18 +60,36 @@ class FileFacts:
 
 
 def _state(path: Path) -> str:
-    """Size and modification time; of a folder those of its files."""
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        return " ".join(f"{p.name} {_state(p)}" for p in sorted(path.rglob("*")) if p.is_file())
-    return f"{status.st_size} {status.st_mtime_ns}"
+    """What changes with a file's content: size, times, inode; of all its parts."""
+    found = []
+    for part in find_parts(path):
+        status = part.stat()
+        found.append(f"{part.name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}")
+    return "\n".join(found)
 
 
 def _digest(paths: Sequence[Path]) -> str:
-    if len(paths) == 1 and not paths[0].is_dir():
-        return hash_file(paths[0])
-    parts = []
-    for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        parts += [f"{file.name} {hash_file(file)}" for file in inside]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    parts = [part for path in paths for part in find_parts(path)]
+    if len(parts) == 1 and parts[0] == paths[0]:
+        return hash_file(parts[0])
+    return hashlib.sha256("\n".join(f"{part.name} {hash_file(part)}" for part in parts).encode()).hexdigest()
+
+
+def measure(path: Path) -> int:
+    """The bytes of a file with all its parts, or of all files in a folder."""
+    return sum(part.stat().st_size for part in find_parts(path))
+
+
+def find_parts(path: Path) -> list[Path]:
+    """The files that are read for one: those in a folder; a header and the file of its voxels; else itself alone."""
+    if path.is_dir():
+        return [file for file in sorted(path.rglob("*")) if file.is_file()]
+    if path.suffix.lower() not in HEADERS:
+        return [path]
+    names = [name.decode(errors="replace") for name in VOXELS.findall(path.read_bytes())]
+    if names == ["LOCAL"] or not names:
+        return [path]
+    beside = [path.parent / name for name in names]
+    if not all(file.is_file() for file in beside):  # a list or a pattern of names: whatever lies there may be meant
+        beside = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file != path]
+    return [path, *beside]

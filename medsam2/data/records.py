@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam2.data.files import measure
+
 SPLITS = ("train", "val", "test")
 
 
@@ -123,16 +125,10 @@ def compute_fingerprint(records: Iterable[Record], root: Path) -> str:
     sizes: dict[str, int] = {}  # slices of one volume share a file
     for record in sorted(records, key=lambda record: record.case_id):
         digest.update(f"{record.case_id}\t{record.patient_id}\t{record.split}\t{record.index}\n".encode())
+        digest.update(f"{record.image}\t{record.others}\t{record.labels}\n".encode())  # which file is what
         for name in record.files:
             size = sizes.setdefault(name, -1)
             if size < 0:
                 size = sizes[name] = measure(root / name)
             digest.update(f"{name}\t{size}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def measure(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from medsam2.data.cache import Cache, DiskCache, NoCache, hash_code
+from medsam2.data.cache import Cache, DiskCache, NoCache
+from medsam2.data.code import hash_code
 from medsam2.data.files import REMEMBERED, FileFacts
 from medsam2.data.prepared import Prepared, prepare
 from medsam2.data.records import Case, Dataset, DatasetError, Record
@@ -38,15 +39,14 @@ class CaseSource:
             return self._decode(record)
         key = self.key(record)
         found = self.cache.load(key)
-        if found is None:
-            found = self._decode(record)
-            self.cache.store(key, found)
-        return found
+        return self._decode_and_store(record, key) if found is None else found
 
     def key(self, record: Record) -> str:
-        """The name of a case's entry: its files' content, its place in them, the settings and the code."""
-        content = self._digest(record.files)
-        place = f"{record.case_id}\t{record.index}\t{record.modality}\t{[structure for structure, _ in record.labels]}"
+        """The name of a case's entry: its files' content and their roles, its place in them, settings and code."""
+        content, at = self._digest(record.files), {name: i for i, name in enumerate(record.files)}
+        images = [at[name] for name in (record.image, *record.others) if name]
+        labels = [(structure, [at[name] for name in names]) for structure, names in record.labels]
+        place = f"{record.case_id}\t{record.index}\t{record.modality}\t{images}\t{labels}"
         return hashlib.sha256(f"{self._settings}\t{content}\t{place}".encode()).hexdigest()[:40]
 
     def _digest(self, files: tuple[str, ...]) -> str:
@@ -54,8 +54,11 @@ class CaseSource:
         if files not in self._digests:
             if len(self._digests) >= REMEMBERED:
                 self._digests.clear()
-            self._digests[files] = self.facts.digest(*(Path(self.dataset.root) / name for name in files))
+            self._digests[files] = self._digest_now(files)
         return self._digests[files]
+
+    def _digest_now(self, files: tuple[str, ...]) -> str:
+        return self.facts.digest(*(Path(self.dataset.root) / name for name in files))
 
     def prepare_all(self, records: Sequence[Record]) -> int:
         """Decodes the cases of one group (a volume, or one image) that the cache lacks; returns how many.
@@ -67,15 +70,21 @@ class CaseSource:
         with self.cache.lock(self.key(records[0])[:2]):  # some share a lock: it need not be one file for each
             for record in records:
                 if not self.cache.has(self.key(record)):
-                    self.cache.store(self.key(record), self._decode(record))
+                    self._decode_and_store(record, self.key(record))
                     done += 1
         return done
 
     def lacking(self, records: Iterable[Record]) -> list[list[Record]]:
         """The groups of ``group_records`` of which the cache lacks a case; none where nothing is kept."""
-        if not isinstance(self.cache, DiskCache):
+        if not isinstance(self.cache, DiskCache) or not self.cache.can_store():
             return []
         return [group for group in group_records(records) if not all(self.cache.has(self.key(r)) for r in group)]
+
+    def _decode_and_store(self, record: Record, key: str) -> Prepared:
+        prepared = self._decode(record)
+        if self._digest_now(record.files) == self._digest(record.files):  # else they changed meanwhile
+            self.cache.store(key, prepared)
+        return prepared
 
     def _decode(self, record: Record) -> Prepared:
         case = self.dataset.load(record)
@@ -100,7 +109,13 @@ def prepare_groups(source: CaseSource, groups: list[list[Record]], num_workers: 
     """
     start = os.getpid() * 7919 % max(1, len(groups))
     work = _Groups(source, groups[start:] + groups[:start])
-    yield from DataLoader(work, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker)
+    yield from DataLoader(
+        work,
+        batch_size=None,
+        num_workers=num_workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else it would draw from the global one, in a run with a cold cache alone
+    )
 
 
 def group_records(records: Iterable[Record]) -> list[list[Record]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam2.data.code import hash_code
 from medsam2.data.dataset import FileDataset, describe
 from medsam2.data.geometry import PLANES, Geometry, find_geometry
 from medsam2.data.intensity import Intensity, scale
@@ -125,7 +126,7 @@ class VolumeDataset(FileDataset):
         Raises DatasetError for a label with values that nobody declared, or without a place in space.
         """
         files = [self.root / name for name in volume.labels[0][1]]
-        name = f"label counts {self.plane} {volume.case_id} {describe(self.release)}"
+        name = f"label counts {self.plane} {volume.case_id} {describe(self.release)} {hash_code()}"
         return dict(self.facts.find(files, name, lambda: self._count(volume)))
 
     def _count(self, volume: Record) -> dict[str, Any]:
@@ -150,8 +151,10 @@ class VolumeDataset(FileDataset):
         return Case(record, np.stack(grey, axis=-1), labels, raters, spacing and spacing[1:])
 
     def open(self, record: Record) -> Opened:
-        """The volume of a slice or of a volume's record, decoded; the last one is kept."""
-        name = record.volume or record.case_id
+        """The volume of a slice or of a volume's record, decoded; the last one is kept while its files stay."""
+        paths = [self.root / file for file in record.files]
+        times = [path.stat().st_mtime_ns for path in paths if path.exists()]
+        name = f"{record.volume or record.case_id} {times}"
         if self._opened is None or self._opened.name != name:
             self._opened = None  # two volumes at once would need twice the memory
             self._opened = self._open(record, name)
@@ -186,6 +189,9 @@ class VolumeDataset(FileDataset):
     @cached_property
     def _values(self) -> dict[str, tuple[int, ...]]:
         return dict(self.release.find_labels(self.root))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_opened": None}  # a process that gets a copy opens its own
 
     def decoding(self) -> dict[str, Any]:
         return super().decoding() | {

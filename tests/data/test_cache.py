@@ -160,6 +160,18 @@ def test_many_processes_read_write_and_delete_at_once(tmp_path: Path, caplog: py
     assert failures.empty()
 
 
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path)
+    cache.store("k", EXAMPLE)
+    (file,) = tmp_path.rglob("*.case")
+    old, new = file.with_name(".k.case.1.1"), file.with_name(".k.case.2.2")
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    cache.shrink()
+    assert sorted(file.parent.iterdir()) == [new, file]
+
+
 def test_locks_are_held_by_one_at_a_time(tmp_path: Path) -> None:
     one, other = DiskCache(tmp_path), DiskCache(tmp_path)
     with one.lock("volume") as mine:

@@ -10,9 +10,10 @@ import pytest
 from helpers_data import save_grey, save_photo, square
 
 from medsam2.data.dataset import ImageDataset, describe
+from medsam2.data.files import measure
 from medsam2.data.images import read_image, read_mask
 from medsam2.data.intensity import Window
-from medsam2.data.records import DatasetError, Record, measure
+from medsam2.data.records import DatasetError, Record
 from medsam2.data.releases.base import Decoded, Listing, Problem, files_by_stem, missing, show_folder
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers_data import SHAPE, MemoryDataset, save_photo, square
 
+from medsam2.data import code
 from medsam2.data import source as source_module
 from medsam2.data.cache import DiskCache
-from medsam2.data.files import FileFacts
+from medsam2.data.files import FileFacts, find_parts, measure
 from medsam2.data.records import Case, DatasetError, Record
 from medsam2.data.source import CaseSource, group_records, prepare_groups
 
@@ -23,14 +25,23 @@ class Files(MemoryDataset):
     def __init__(self, root: Path, count: int = 4, gain: float = 1.0, volumes: bool = False) -> None:
         super().__init__(count)
         self.root, self.gain, self.volumes, self.decoded = root, gain, volumes, 0
-        for i in range(count):
-            if not (root / f"{i}.png").exists():
-                save_photo(root / f"{i}.png", colour=(i, 100, 50))
+        self.labels = ("x.png", "y.png")
+        for i, name in enumerate([*map(str, range(count)), "x", "y"]):
+            if not (root / f"{name}.png").exists():
+                save_photo(root / f"{name}.png", colour=(i, 100, 50))
 
     def records(self) -> list[Record]:
         volume = (lambda i: f"v{i // 2}") if self.volumes else (lambda i: "")
         return [
-            Record(f"case{i}", f"p{i}", "train", f"{i}.png", (("one", (f"{i}.png",)),), i, volume(i))
+            Record(
+                f"case{i}",
+                f"p{i}",
+                "train",
+                f"{i}.png",
+                tuple(zip("ab", zip(self.labels, strict=True), strict=True)),
+                i,
+                volume(i),
+            )
             for i in range(self.count)
         ]
 
@@ -52,6 +63,10 @@ def read_all(dataset: Files, cache: DiskCache, size: int = 32) -> int:
     return dataset.decoded - before
 
 
+def swap(dataset: Files, root: Path) -> None:
+    dataset.labels = ("y.png", "x.png")
+
+
 def replace_image(root: Path) -> None:
     stat = (root / "0.png").stat()
     save_photo(root / "0.png", colour=(0, 100, 51))  # another content of probably the same size
@@ -65,6 +80,7 @@ def replace_image(root: Path) -> None:
         pytest.param(lambda d, r: replace_image(r), 1, id="a file's content"),
         pytest.param(lambda d, r: os.utime(r / "0.png", (1, 1)), 0, id="a file's time alone"),
         pytest.param(lambda d, r: setattr(d, "gain", 0.5), 4, id="a setting"),
+        pytest.param(swap, 4, id="which file is which structure"),
     ],
 )
 def test_what_changes_is_decoded_again(tmp_path: Path, change: Callable[[Files, Path], None], decoded: int) -> None:
@@ -81,6 +97,76 @@ def test_another_size_or_other_code_is_another_entry(tmp_path: Path, monkeypatch
     assert [read_all(dataset, cache, size) for size in (32, 16, 32)] == [4, 4, 0]
     monkeypatch.setattr(source_module, "hash_code", lambda: "edited")
     assert read_all(dataset, cache) == 4
+
+
+def test_another_library_is_another_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code.hash_code()
+    code.hash_code.cache_clear()
+    assert code.hash_code() == before
+    code.hash_code.cache_clear()
+    monkeypatch.setattr("medsam2.data.code.metadata.version", lambda name: "9.9")
+    assert code.hash_code() != before
+    monkeypatch.undo()
+    code.hash_code.cache_clear()
+
+
+def test_what_changed_while_it_was_decoded_is_not_kept(tmp_path: Path) -> None:
+    class Racing(Files):
+        def load(self, record: Record) -> Case:
+            case = super().load(record)
+            if self.decoded == 1:
+                replace_image(self.root)
+            return case
+
+    dataset, cache = Racing(tmp_path / "data"), DiskCache(tmp_path / "cache")
+    CaseSource(dataset, 32, cache).get(dataset.records()[0])
+    assert list((tmp_path / "cache").rglob("*.case")) == []
+    assert read_all(dataset, cache) == 4
+
+
+def test_preparing_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    dataset = Files(tmp_path / "data")
+    source = CaseSource(dataset, 32, DiskCache(tmp_path / "cache"))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    list(prepare_groups(source, source.lacking(dataset.records()), 0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_cache_that_cannot_be_written_is_not_prepared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Files(tmp_path / "data")
+    (tmp_path / "file").write_text("in the way")
+    source = CaseSource(dataset, 32, DiskCache(tmp_path / "file" / "cache"))
+    assert source.lacking(dataset.records()) == []
+    source.get(dataset.records()[0])
+    assert caplog.text.count("cannot be written") == 1
+
+
+@pytest.mark.parametrize("header", ["ElementDataFile = v.raw", "data file: v.raw", "ElementDataFile = LIST\nv.raw"])
+def test_a_header_stands_for_its_voxels_too(tmp_path: Path, header: str) -> None:
+    file = tmp_path / ("v.nhdr" if header.startswith("data") else "v.mhd")
+    file.write_text(f"NDims = 3\n{header}\n")
+    (tmp_path / "v.raw").write_bytes(b"abc")
+    facts = FileFacts()
+    before = facts.digest(file)
+    assert measure(file) == file.stat().st_size + 3
+    (tmp_path / "v.raw").write_bytes(b"abd")
+    assert facts.digest(file) != before
+    local = tmp_path / "w.mha"
+    local.write_text("ElementDataFile = LOCAL\n")
+    assert find_parts(local) == [local]
+
+
+def test_files_that_changed_places_are_seen(tmp_path: Path) -> None:
+    for name, content in (("a", b"1"), ("b", b"2")):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (1000, 1000))  # as an archive leaves them: of one size and one time
+    facts = FileFacts(tmp_path / "facts")
+    a, b = facts.digest(tmp_path / "a"), facts.digest(tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    (tmp_path / "c").rename(tmp_path / "b")
+    assert (facts.digest(tmp_path / "a"), facts.digest(tmp_path / "b")) == (b, a)
 
 
 def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
