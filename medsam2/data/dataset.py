@@ -21,7 +21,7 @@ from medsam2.data.records import (
     compute_consensus,
     compute_fingerprint,
 )
-from medsam2.data.releases.base import ImageRelease, Listing, Release, missing
+from medsam2.data.releases.base import ImageRelease, Listing, Problem, Release, explain, missing
 from medsam2.data.splits import Split, check_contents, check_disjoint
 
 
@@ -83,13 +83,7 @@ class FileDataset:
     def _records(self) -> list[Record]:
         listing = self.listing()
         if listing.problems:
-            shown = "\n  ".join(problem.text for problem in listing.problems[:5])
-            more = f"\n  … and {len(listing.problems) - 5} more" if len(listing.problems) > 5 else ""
-            raise DatasetError(
-                f"{self.root} is half unpacked, {len(listing.problems)} problems:\n  {shown}{more}\n"
-                "Unpack the release again, or delete the incomplete cases.",
-                kind=listing.problems[0].kind,
-            )
+            raise _half_unpacked(self.release, self.root, listing.problems)
         records = self.divide(listing.records)
         check_disjoint(records, self.allow_shared_patient)
         check_contents(records, self.root, self.facts)
@@ -107,6 +101,15 @@ class FileDataset:
     def decoding(self) -> dict[str, Any]:
         """Everything but the files' content that decides what ``load`` returns, as plain values."""
         return {"structures": self.structures, "release": describe(self.release)}
+
+
+def _half_unpacked(release: Release, root: Path, problems: Sequence[Problem]) -> DatasetError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"{root} is half unpacked, {count}:", *(f"  {problem.text}" for problem in problems[:5])]
+    if len(problems) > 5:
+        lines.append(f"  … and {len(problems) - 5} more")
+    lines += ["Unpack the release again, or delete the incomplete cases;", explain(release)]
+    return DatasetError("\n".join(lines), kind=problems[0].kind)
 
 
 def describe(value: Any) -> Any:

@@ -55,6 +55,7 @@ def read_mask(path: Path, values: Sequence[Iterable[int]] = BINARY) -> NDArray[A
     0 and 1 where only that is declared.
     """
     image, deep = _open(path)
+    _check_alpha(image, path)
     declared = [set(group) for group in values]
     for stored in _readings(image, deep, path):
         found = _find_values(stored)
@@ -66,6 +67,7 @@ def read_mask(path: Path, values: Sequence[Iterable[int]] = BINARY) -> NDArray[A
 def read_jpeg_mask(path: Path, threshold: float = 128) -> NDArray[np.bool_]:
     """A mask whose edge JPEG or resizing smeared, bool H×W: the object is what is at least ``threshold``."""
     image, deep = _open(path)
+    _check_alpha(image, path)
     if deep or (image.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") and _spread(_to_rgb(image)) > SPREAD):
         raise _coloured(path)
     return np.asarray(np.asarray(image if image.mode in GREY_MODES else image.convert("L")) >= threshold)
@@ -101,6 +103,14 @@ def _open(path: Path) -> tuple[Image.Image, bool]:
         raise
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is gone: it was there when the dataset was listed", kind="missing") from error
+    except PermissionError as error:
+        raise DatasetError(f"{path} cannot be read (no permission): ask its owner for it, or copy it") from error
+    except Image.DecompressionBombError as error:  # some 179 million pixels, and 2 GB of them as float32 RGB
+        reason = str(error).partition(",")[0]
+        raise DatasetError(
+            f"{path} is too large for one image ({reason}): scale it down or cut it into tiles, and its masks likewise",
+            kind="too large",
+        ) from error
     except Exception as error:  # Pillow, zlib and struct raise many kinds for a damaged file
         reason = str(error) or type(error).__name__
         raise DatasetError(f"{path} cannot be decoded ({reason}): unpack or download it again") from error
@@ -148,6 +158,20 @@ def _readings(image: Image.Image, deep: bool, path: Path) -> list[NDArray[Any]]:
     if deep or _spread(_to_rgb(image)):
         raise _coloured(path)
     return [np.asarray(_to_rgb(image))[..., 0]]
+
+
+def _check_alpha(image: Image.Image, path: Path) -> None:
+    """Raises DatasetError where alpha says something else than the grey values: not the same everywhere, or object."""
+    if image.getbands()[-1] != "A":
+        return
+    alpha = np.asarray(image.getchannel("A"))
+    if alpha.min() == alpha.max() or np.array_equal(alpha > 0, np.asarray(_to_rgb(image)).any(axis=-1)):
+        return
+    raise DatasetError(
+        f"{path} is partly transparent, and its grey values do not show the same object (the object is in the "
+        "transparency): export it as grey values",
+        kind="colour mask",
+    )
 
 
 def _spread(image: Image.Image) -> int:

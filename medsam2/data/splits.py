@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from medsam2.data.files import FileFacts
+from medsam2.data.files import FileFacts, measure
 from medsam2.data.records import SPLITS, DatasetError, Record
 from medsam2.data.seeding import stable_rng
+from medsam2.data.split_file import check_named, read_splits
 from medsam2.files import write_atomic
 
 T = TypeVar("T")
@@ -30,8 +30,9 @@ class Split:
     The release's own splits stay. Where it has no test cases, ``test_fraction`` of the patients become test; where it
     has no val, ``val_fraction`` of the training patients become val. With ``fold`` k, one of ``folds`` equal parts of
     the patients takes the place of that fraction: of test where the release has none, else of val. ``split_file``
-    decides alone where it is given: a CSV with the columns case_id and split, as every run saves one, or nnU-Net's
-    ``splits_final.json``, of which ``fold`` chooses the entry.
+    decides where it is given: a CSV with the columns case_id and split, as every run saves one, alone; or nnU-Net's
+    ``splits_final.json``, of which ``fold`` chooses the entry. That one names train and val: released test cases stay
+    test; where there are none its val, on which nnU-Net reports, becomes test, and a val is carved from its train.
     """
 
     val_fraction: float = 0.1
@@ -57,7 +58,7 @@ class Split:
         Raises DatasetError if there are too few patients, or if split_file does not fit the cases.
         """
         if self.split_file is not None:
-            return _by_file(records, Path(self.split_file).expanduser(), self.fold or 0)
+            return self._by_file(records, Path(self.split_file).expanduser())
         done = [replace(record, split=record.split or "train") for record in records]
         fold = self.fold
         if not any(record.split == "test" for record in records):
@@ -68,6 +69,26 @@ class Split:
             done = [replace(r, split="train") if r.split == "val" else r for r in done]
             done = self._carve(done, "val", self.val_fraction, fold)
         return sorted(done, key=lambda record: record.case_id)
+
+    def _by_file(self, records: Sequence[Record], path: Path) -> list[Record]:
+        splits = read_splits(path, self.fold or 0)
+        check_named(splits, records, path)
+        found = [replace(r, split=splits.get(r.case_id, splits.get(r.volume, ""))) for r in records]
+        if path.suffix == ".json" and "test" not in splits.values():
+            found = self._complete(found, released=records)
+        return sorted((r for r in found if r.split), key=lambda record: record.case_id)
+
+    def _complete(self, found: list[Record], released: Sequence[Record]) -> list[Record]:
+        """The cases by a file of train and val alone, with a test."""
+        done = [
+            before if before.split == "test" and not after.split else after
+            for before, after in zip(released, found, strict=True)
+        ]
+        if not any(record.split == "test" for record in done):
+            done = [replace(r, split="test") if r.split == "val" else r for r in done]
+        if not any(record.split == "val" for record in done):
+            done = carve(done, "val", self.val_fraction, self.split_seed)
+        return done
 
     def _carve(self, records: list[Record], split: str, fraction: float, fold: int | None) -> list[Record]:
         if fold is None:
@@ -114,40 +135,6 @@ def _move(records: Sequence[Record], split: str, patients: set[str]) -> list[Rec
         replace(record, split=split) if record.split == "train" and record.patient_id in patients else record
         for record in records
     ]
-
-
-def _by_file(records: Sequence[Record], path: Path, fold: int) -> list[Record]:
-    splits = read_splits(path, fold)
-    known = {record.case_id for record in records} | {record.volume for record in records}
-    if strange := sorted(set(splits) - known):
-        raise DatasetError(
-            f"dataset.split_file={path}: {len(strange)} cases are not in this dataset, as {strange[0]}; "
-            f"its cases have names like {min(r.case_id for r in records) if records else 'none'}",
-            kind="split file",
-        )
-    found = [replace(r, split=splits.get(r.case_id, splits.get(r.volume, ""))) for r in records]
-    return sorted((r for r in found if r.split), key=lambda record: record.case_id)
-
-
-def read_splits(path: Path, fold: int = 0) -> dict[str, str]:
-    """case id -> split, of a CSV with the columns case_id and split or of nnU-Net's JSON (whose val is our val).
-
-    Raises DatasetError naming the file and what is wrong with it.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            entries = json.loads(text)
-            return {case: split for split in SPLITS for case in entries[fold].get(split, ())}
-        rows = list(csv.DictReader(text.splitlines()))
-        return {row["case_id"]: row["split"] for row in rows}
-    except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise DatasetError(
-            f"dataset.split_file={path} cannot be used ({type(error).__name__}: {error}): give a CSV with the columns "
-            "case_id and split (train, val, test), or nnU-Net's splits_final.json with at least "
-            f"{fold + 1} entries for dataset.fold={fold}",
-            kind="split file",
-        ) from error
 
 
 def contiguous_blocks(ids: Sequence[T], blocks: Sequence[tuple[str, float]], gap: int) -> dict[str, list[T]]:
@@ -234,28 +221,44 @@ def save_split(records: Iterable[Record], path: str | Path) -> Path:
 
 
 def check_contents(records: Iterable[Record], root: Path, facts: FileFacts) -> None:
-    """Raises DatasetError if image files of two splits have the same content.
+    """Raises DatasetError if an image, a file or a folder, is in two splits, by its name or by its content.
 
-    Only files of the same size can, so only those are read.
+    Only what has the same size can have the same content, so only that is read. A file that holds many images, told
+    apart by ``index`` or ``volume``, may be in several splits.
     """
     splits_of: dict[str, set[str]] = defaultdict(set)
+    many: set[str] = set()
     for record in records:
         if record.image:
             splits_of[record.image].add(record.split)
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for name in splits_of:
-        if (root / name).is_file():
-            by_size[(root / name).stat().st_size].append(name)
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for names in by_size.values():
-        if len(set().union(*(splits_of[name] for name in names))) > 1 and len(names) > 1:
-            for name in names:
-                by_content[facts.digest(root / name)].append(name)
-    twins = [n for n in by_content.values() if len(n) > 1 and len(set().union(*(splits_of[name] for name in n))) > 1]
-    if twins:
-        shown = "; ".join(" = ".join(f"{name} ({', '.join(splits_of[name])})" for name in names) for names in twins[:5])
+        if record.index or record.volume:
+            many.add(record.image)
+    shared = [[name] for name, splits in splits_of.items() if len(splits) > 1 and name not in many]
+    if twins := shared + list(_find_copies(splits_of, root, facts)):
+        shown = "; ".join(
+            " = ".join(f"{name} ({', '.join(sorted(splits_of[name]))})" for name in names) for names in twins[:5]
+        )
         raise DatasetError(
-            f"{len(twins)} images are in more than one split under different names, so the test would see training "
-            f"images: {shown}. Delete the copies, or put them into one split with dataset.split_file.",
+            f"{len(twins)} images are in more than one split, so the test would see training images: {shown}. Delete "
+            "the copies, or put all cases of an image into one split with dataset.split_file.",
             kind="duplicate image",
         )
+
+
+def _find_copies(splits_of: dict[str, set[str]], root: Path, facts: FileFacts) -> Iterator[list[str]]:
+    """The names of each content that has several names, in several splits."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name in splits_of:
+        if (root / name).exists():
+            by_size[measure(root / name)].append(name)
+    by_content: dict[str, list[str]] = defaultdict(list)
+    for names in by_size.values():
+        if _apart(names, splits_of):
+            for name in names:
+                by_content[facts.digest(root / name)].append(name)
+    return (names for names in by_content.values() if _apart(names, splits_of))
+
+
+def _apart(names: Sequence[str], splits_of: dict[str, set[str]]) -> bool:
+    """Whether there are several names, and several splits among them."""
+    return len(names) > 1 and len(set().union(*(splits_of[name] for name in names))) > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import locale
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 # ITK and DICOM count millimetres to the left and back, NIfTI to the right and front
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+POSITION = "0020|0032"  # the DICOM tag that says where a slice lies
 
 
 def is_volume(path: Path) -> bool:
@@ -41,6 +42,8 @@ def read_volume(path: Path, channels: tuple[int, ...] | None = None) -> Volume:
             volume = _read_nifti(path) if path.name.lower().endswith(NIFTI) else _read_itk(path)
     except DatasetError:
         raise
+    except PermissionError as error:
+        raise DatasetError(f"{path} cannot be read (no permission): ask its owner for it, or copy it") from error
     except Exception as error:  # nibabel, zlib and ITK raise many kinds for a damaged file
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else type(error).__name__
@@ -78,18 +81,19 @@ def _read_nifti(path: Path) -> Volume:
     stored = image.dataobj
     scaled = (stored.slope, stored.inter) != (1.0, 0.0)  # which nibabel's header has forgotten by now
     array = image.get_fdata(dtype=np.float32) if scaled else np.asanyarray(stored)
-    return Volume(array, _nifti_affine(header))
+    return Volume(array, nifti_affine(header))
 
 
-def _nifti_affine(header: Any) -> NDArray[np.float64]:
-    """The sform, or the qform without one, with voxels of the size that pixdim states.
+def nifti_affine(header: Any) -> NDArray[np.float64]:
+    """The sform, or the qform without one; where the sform counts voxels instead of millimetres, as in ACDC, by pixdim.
 
-    In ACDC the sform counts voxels instead of millimetres. By the NIfTI standard pixdim is the size of a voxel, and the
-    qform is built from it.
+    Such an sform has columns of length 1, and pixdim, from which the qform is built, another size. Where both state
+    sizes in millimetres the sform is meant: it is what other programs read, and some leave pixdim as it was.
     """
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     sizes, stated = np.linalg.norm(affine[:3, :3], axis=0), header["pixdim"][1:4].astype(np.float64)
-    if np.allclose(sizes, stated, rtol=0.01) or not sizes.all():
+    counts_voxels = np.allclose(sizes, 1, rtol=0.01) and not np.allclose(sizes, stated, rtol=0.01)
+    if not counts_voxels or not (stated > 0).all():
         return affine
     if header["qform_code"] > 0:
         return np.asarray(header.get_qform(), dtype=np.float64)
@@ -133,8 +137,31 @@ def _read_series(folder: Path, reader: Any) -> Volume:
             f"{folder}: holds {len(series)} DICOM series, expected one; put each series into a folder of its own",
             kind="dicom series",
         )
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return _from_itk(reader.Execute(), folder)
+    names = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+    reader.SetFileNames(names)
+    reader.LoadPrivateTagsOff()
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    if all(reader.HasMetaDataKey(i, POSITION) for i in range(len(names))):  # pictures of several frames lack it
+        _check_gaps([reader.GetMetaData(i, POSITION) for i in range(len(names))], folder)
+    return _from_itk(image, folder)
+
+
+def _check_gaps(positions: list[str], folder: Path) -> None:
+    """Raises DatasetError unless the slices lie evenly: ITK puts others at equal distances and only warns."""
+    places = np.array([[float(mm) for mm in position.split("\\")] for position in positions])
+    gaps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    if len(np.unique(places.round(3), axis=0)) < len(places):
+        raise DatasetError(
+            f"{folder}: several slices lie in the same place: export each phase or echo as a series of its own",
+            kind="dicom series",
+        )
+    if len(gaps) and gaps.max() > 1.5 * np.median(gaps):
+        raise DatasetError(
+            f"{folder}: slices are missing, {gaps.max():.4g} mm apart where {np.median(gaps):.4g} is usual: export the "
+            "whole series",
+            kind="dicom series",
+        )
 
 
 def _from_itk(image: Any, path: Path) -> Volume:
@@ -144,10 +171,15 @@ def _from_itk(image: Any, path: Path) -> Volume:
         raise DatasetError(f"{path}: has {image.GetDimension()} axes, expected three", kind="channels")
     array = SimpleITK.GetArrayFromImage(image)  # Z×Y×X(×C)
     array = array.transpose(2, 1, 0, *range(3, array.ndim))
+    return Volume(array, itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin()))
+
+
+def itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> NDArray[np.float64]:
+    """4×4 to (right, anterior, superior) mm from what ITK states of three axes: 9 cosines, 3 mm and 3 mm."""
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(array, LPS @ affine)
+    affine[:3, :3] = np.reshape(direction, (3, 3)) * np.array(spacing)
+    affine[:3, 3] = origin
+    return LPS @ affine
 
 
 def _is_dicom(path: Path) -> bool:

@@ -29,6 +29,7 @@ REMEDIES = {  # where the message itself has none
     "gap in label ids": "declare what they mean if any mask holds them; other programs expect consecutive numbers",
     "EXIF rotation": "save image and mask upright and without the tag, then look whether they fit",
     "mixed orientation": "see the pictures: if these volumes are turned, take the geometry of the scanner's files",
+    "inverted mask": "see the pictures: if the background is marked and not the object, invert the mask",
     "palette mask": "save the mask as grey values, so that every program reads the same numbers",
 }
 UNEXPECTED = (

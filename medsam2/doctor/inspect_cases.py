@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medsam2.data.dataset import ImageDataset
 from medsam2.data.geometry import check_affine
 from medsam2.data.intensity import scale
-from medsam2.data.records import Dataset, Record
+from medsam2.data.records import Case, Dataset, Record
 from medsam2.data.volume_dataset import Opened, VolumeDataset
 from medsam2.doctor.contact_sheet import Panel, draw_panel
 from medsam2.doctor.findings import Finding, from_error, make_finding
@@ -95,6 +95,20 @@ def _inspect_image(dataset: Dataset, report: Report, draw: bool) -> None:
     report.grey = _count(_sample(case.image))
     report.digest = _hash([case.image])
     report.panel = draw_panel(case) if draw else None
+    report.findings += _find_inverted(case)
+
+
+def _find_inverted(case: Case) -> list[Finding]:
+    """Masks that mark what looks like the background: all four corners, and more than half of the pixels."""
+    findings = []
+    for structure, names in case.record.labels:
+        masks = case.raters.get(structure, case.labels[structure][None])
+        files = names if len(names) == len(masks) else (names or (case.record.image,))[:1] * len(masks)
+        for file, mask in zip(files, masks, strict=True):
+            if mask[:: max(1, len(mask) - 1), :: max(1, mask.shape[1] - 1)].all() and mask.mean() > 0.5:
+                text = f"{file}: {structure} covers all four corners and {mask.mean():.0%} of the pixels"
+                findings.append(make_finding("warning", "inverted mask", file, text))
+    return findings
 
 
 def _inspect_volume(dataset: VolumeDataset, report: Report, draw: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medsam2.data.volumes import ITK, LPS, NIFTI
+from medsam2.data.volumes import ITK, NIFTI, itk_affine, nifti_affine
 
 ORIENTATION_TAG = 0x0112
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
@@ -56,7 +56,7 @@ def read_affine(path: Path) -> NDArray[np.float64] | None:
     if not name.endswith(NIFTI + ITK):
         return None
     try:
-        return _nifti_affine(path) if name.endswith(NIFTI) else _itk_affine(path)
+        return _read_nifti_affine(path) if name.endswith(NIFTI) else _read_itk_affine(path)
     except Exception:  # nibabel and ITK raise many kinds for a damaged file
         return None
 
@@ -68,21 +68,18 @@ def axis_codes(affine: NDArray[np.float64]) -> str:
     return "".join(str(code) for code in nibabel.orientations.aff2axcodes(affine))
 
 
-def _nifti_affine(path: Path) -> NDArray[np.float64] | None:
+def _read_nifti_affine(path: Path) -> NDArray[np.float64] | None:
     import nibabel
 
     image: Any = nibabel.load(path)
     stated = image.header["sform_code"] != 0 or image.header["qform_code"] != 0
-    return np.asarray(image.affine, dtype=np.float64) if stated else None
+    return nifti_affine(image.header) if stated else None
 
 
-def _itk_affine(path: Path) -> NDArray[np.float64]:
+def _read_itk_affine(path: Path) -> NDArray[np.float64]:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-    return LPS @ affine
+    return itk_affine(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())

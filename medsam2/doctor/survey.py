@@ -34,7 +34,8 @@ from medsam2.doctor.summary import Summary, find_splits
 from medsam2.doctor.survey_processes import walk
 
 Advance = Callable[[int, int], None]  # is told how many are done, of how many
-SUSPECT = ("EXIF rotation", "mixed orientation", "palette mask")  # an eye sees at once whether they matter
+# an eye sees at once whether these matter
+SUSPECT = ("EXIF rotation", "mixed orientation", "palette mask", "inverted mask")
 SPLIT_KEYS = "see the dataset's keys val_fraction, test_fraction, fold, folds and split_file"
 
 

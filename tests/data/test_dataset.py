@@ -89,9 +89,18 @@ def test_half_a_case_is_an_error_for_training_and_a_problem_for_the_listing(root
     (root / "a1.png").unlink()
     dataset = ImageDataset(root, Pairs())
     assert dataset.listing().problems == [Problem("missing mask", "a1.png is missing")]
-    with pytest.raises(DatasetError, match=r"half unpacked, 1 problems:\n  a1\.png is missing") as error:
+    with pytest.raises(DatasetError, match=r"half unpacked, 1 problem:\n  a1\.png is missing\nUnpack") as error:
         dataset.records()
     assert error.value.kind == "missing mask"
+    for part in ("expected below it\n  <id>.jpg\n  <id>.png\nDraw some.\n", "dataset.root", "paths.data_root"):
+        assert part in str(error.value)
+
+
+def test_many_problems_are_counted_and_five_shown(root: Path) -> None:
+    for mask in sorted(root.glob("*.png"))[:7]:
+        mask.unlink()
+    with pytest.raises(DatasetError, match=r"half unpacked, 7 problems:(\n  \w\d\.png is missing){5}\n  … and 2 more"):
+        ImageDataset(root, Pairs()).records()
 
 
 def test_a_mask_of_another_size_names_both_files(root: Path) -> None:

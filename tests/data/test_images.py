@@ -181,6 +181,20 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     fails(lambda: read_image(tmp_path / "a.png"), "missing", "a.png is gone")
 
 
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    fails(lambda: read_image(tmp_path / "a.png"), "unreadable", "a.png cannot be read (no permission)", "ask its owner")
+
+
+def test_an_image_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", BYTES)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    fails(lambda: read_image(path), "too large", "a.png is too large", "1920 pixels", "limit of 1800", "into tiles")
+
+
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
 FORMATS = [".png", ".jpg", ".tif", ".bmp", ".ppm", ".gif", ".ppm.gz"]
 
@@ -293,6 +307,34 @@ def test_colour_masks(tmp_path: Path) -> None:
     fails(lambda: read_jpeg_mask(path), "colour mask", "a.png is a colour image")
     deep = save_itk(tmp_path / "b.png", COLOUR)
     fails(lambda: read_mask(deep), "colour mask", "b.png is a colour image")
+
+
+OPAQUE, NONE = np.full_like(SQUARE, 255), np.zeros_like(SQUARE)
+TRANSPARENT = {  # grey values, alpha
+    "object in the alpha alone": (NONE, SQUARE * 255),
+    "object cut out of white": (OPAQUE, 255 - SQUARE * 255),
+    "object partly erased": (SQUARE * 255, SQUARE * np.uint8(255) * (np.arange(48) > 9)),
+    "empty, on a layer": (NONE, np.arange(48, dtype=np.uint8) + NONE),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_in_the_transparency_are_refused(tmp_path: Path, name: str, channels: int) -> None:
+    grey, alpha = TRANSPARENT[name]
+    path = save(tmp_path / "a.png", np.dstack([grey] * channels + [alpha.astype(np.uint8)]))
+    for read in (read_mask, read_jpeg_mask):
+        fails(lambda read=read: read(path), "colour mask", "a.png", "in the transparency): export it as grey values")
+
+
+@pytest.mark.parametrize("alpha", [OPAQUE, NONE, SQUARE * 255])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_that_says_nothing_else_is_ignored(
+    tmp_path: Path, alpha: NDArray[np.uint8], channels: int
+) -> None:
+    path = save(tmp_path / "a.png", np.dstack([SQUARE * 255] * channels + [alpha]))
+    assert np.array_equal(read_mask(path), SQUARE * 255)
+    assert np.array_equal(read_jpeg_mask(path), SQUARE > 0)
 
 
 def test_a_jpeg_mask_is_cut_only_where_asked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from medsam2.data.files import FileFacts
 from medsam2.data.records import DatasetError, Record, compute_consensus, of_split
+from medsam2.data.split_file import read_splits
 from medsam2.data.splits import (
     Split,
     carve,
@@ -20,7 +21,6 @@ from medsam2.data.splits import (
     check_contents,
     check_disjoint,
     contiguous_blocks,
-    read_splits,
     save_split,
     split_hash,
     split_table,
@@ -186,7 +186,7 @@ def test_nnunet_entries_are_chosen_by_fold(tmp_path: Path) -> None:
     path = tmp_path / "splits_final.json"
     entries = [
         {"train": ["p1_left"], "val": ["p2_left"]},
-        {"train": ["p2_left"], "val": ["p1_left"], "test": ["p0_left"]},
+        {"train": ["p2_left"], "val": ["p1_left"], "test": ["p0_left"]},  # names a test, so it decides alone
     ]
     path.write_text(json.dumps(entries))
     assert read_splits(path) == {"p1_left": "train", "p2_left": "val"}
@@ -195,13 +195,78 @@ def test_nnunet_entries_are_chosen_by_fold(tmp_path: Path) -> None:
 
 
 def test_a_file_may_name_volumes_instead_of_slices(tmp_path: Path) -> None:
-    slices = [Record(f"ct{v}_{i}", f"ct{v}", volume=f"ct{v}", index=i) for v in range(3) for i in range(2)]
+    splits = {"ct0": "train", "ct2": "val", "ct3": "test"}
+    slices = [
+        Record(f"ct{v}_{i}", f"ct{v}", "test" if v == 3 else "", volume=f"ct{v}", index=i)
+        for v in range(4)
+        for i in range(2)
+    ]
     path = tmp_path / "splits_final.json"
     path.write_text(json.dumps([{"train": ["ct0"], "val": ["ct2"]}]))
     assigned = Split(split_file=str(path)).assign(slices)
-    assert [(r.case_id, r.split) for r in assigned] == [
-        *(("ct0_0", "train"), ("ct0_1", "train"), ("ct2_0", "val"), ("ct2_1", "val"))
-    ]
+    assert [(r.case_id, r.split) for r in assigned] == [(f"{v}_{i}", s) for v, s in splits.items() for i in range(2)]
+
+
+def write_fold(folder: Path, **entry: list[int]) -> str:
+    """nnU-Net's file, with both eyes of patients by their numbers."""
+    path = folder / "splits_final.json"
+    path.write_text(
+        json.dumps([{s: [r.case_id for n in p for r in EYES[2 * n : 2 * n + 2]] for s, p in entry.items()}])
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_val_of_nnunet_is_the_test_where_there_is_none(tmp_path: Path, seed: int) -> None:
+    file = write_fold(tmp_path, train=[0, 1, 2, 3, 4, 5], val=[6, 7])
+    assigned = Split(split_file=file, val_fraction=0.3, split_seed=seed).assign(UNSPLIT)
+    check_disjoint(assigned)
+    assert count(assigned) == (8, 4, 4)
+    assert patients_of(assigned, "test") == {"p6", "p7"}
+    assert patients_of(assigned, "train") | patients_of(assigned, "val") == {f"p{n}" for n in range(6)}
+    trained = [replace(r, split="train") for r in UNSPLIT[:12]]
+    assert patients_of(assigned, "val") == patients_of(carve(trained, "val", 0.3, seed), "val")
+
+
+def test_a_released_test_stays_beside_the_splits_of_nnunet(tmp_path: Path) -> None:
+    file = write_fold(tmp_path, train=[0, 1, 2], val=[5, 6])  # RELEASED: test is 4 and 9; 3, 7 and 8 are in no split
+    assigned = Split(split_file=file).assign(RELEASED)
+    found = {split: patients_of(assigned, split) for split in ("train", "val", "test")}
+    assert found == {"train": {"p0", "p1", "p2"}, "val": {"p5", "p6"}, "test": {"p4", "p9"}}
+
+
+def test_a_released_test_that_nnunet_trains_on(tmp_path: Path) -> None:
+    assigned = Split(split_file=write_fold(tmp_path, train=[0, 1, 4], val=[9])).assign(RELEASED)
+    assert patients_of(assigned, "test") == {"p9"}  # the file decides over what it names
+    assert count(assigned) == (4, 2, 2)
+
+
+def test_too_few_patients_in_the_train_of_nnunet(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"dataset\.val_fraction=0\.1 of 1 training patients") as error:
+        Split(split_file=write_fold(tmp_path, train=[0], val=[1])).assign(UNSPLIT)
+    assert error.value.kind == "too few cases"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("split.csv", "case_id,split\np1_left,train\np2_left,val\np1_left,test\n", "train and test"),
+        ("splits_final.json", '[{"train": ["p1_left", "p2_left"], "val": ["p1_left"]}]', "train and val"),
+    ],
+)
+def test_a_case_named_in_two_splits(tmp_path: Path, name: str, text: str, found: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DatasetError) as error:
+        Split(split_file=str(path)).assign(EYES)
+    assert error.value.kind == "split file"
+    assert f"dataset.split_file={path}: case p1_left is in two splits, {found}. Leave" in str(error.value)
+
+
+def test_a_case_named_twice_in_one_split_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("case_id,split\np1_left,train\np1_left,train\n")
+    assert read_splits(path) == {"p1_left": "train"}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +325,38 @@ def test_copies_across_splits_are_found(tmp_path: Path) -> None:
     assert error.value.kind == "duplicate image"
     for part in ("2 images", "0.png (train) = 2.png (val)", "1.png (test) = 3.png (train)", "Delete the copies"):
         assert part in str(error.value)
+
+
+def write_series(root: Path, *scans: tuple[bytes, ...]) -> list[Record]:
+    """Folders of numbered files, the first of train, the second of test, as slices of volumes."""
+    for number, scan in enumerate(scans):
+        (root / f"scan{number}").mkdir()
+        for i, content in enumerate(scan):
+            (root / f"scan{number}" / f"{i}.dcm").write_bytes(content)
+    return [
+        Record(f"s{n}_z{i}", f"s{n}", ("train", "test")[n], f"scan{n}", index=i, volume=f"s{n}")
+        for n in range(len(scans))
+        for i in range(2)
+    ]
+
+
+def test_copies_of_folders_across_splits_are_found(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"1 images .* scan0 \(train\) = scan1 \(test\)\. Delete") as error:
+        check_contents(write_series(tmp_path, (b"one", b"two"), (b"one", b"two")), tmp_path, FileFacts())
+    assert error.value.kind == "duplicate image"
+
+
+def test_folders_of_one_size_are_no_copies(tmp_path: Path) -> None:
+    check_contents(write_series(tmp_path, (b"one", b"two"), (b"two", b"one")), tmp_path, FileFacts())
+
+
+def test_one_image_in_two_splits(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    records = [Record("a1", "p1", "train", "a.png"), Record("a2", "p2", "test", "a.png")]
+    with pytest.raises(DatasetError, match=r"1 images are in more than one split.* a\.png \(test, train\)") as error:
+        check_contents(records, tmp_path, FileFacts())
+    assert error.value.kind == "duplicate image"
+    check_contents([replace(record, split="train") for record in records], tmp_path, FileFacts())
 
 
 @pytest.mark.parametrize("contents", [(b"one", b"two", b"six", b"one"), (b"one", b"four", b"fiver")])

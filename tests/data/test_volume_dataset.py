@@ -214,9 +214,9 @@ def test_nnunet_s_own_splits(clean: Path, tmp_path: Path) -> None:
     splits = [{"train": cases[2:], "val": cases[:2]}, {"train": cases[:8], "val": cases[8:]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     records = open_set(clean, split_file=str(tmp_path / "splits_final.json"), fold=1).records()
-    assert {r.volume for r in of_split(records, "val")} == {"heart05_t1", "heart05_t2"}
-    assert len(of_split(records, "train")) == 32
-    assert of_split(records, "test") == []
+    assert {r.volume for r in of_split(records, "test")} == {"heart05_t1", "heart05_t2"}  # the fold's val
+    assert len({r.patient_id for r in of_split(records, "val")}) == 1
+    assert [len(of_split(records, split)) for split in ("train", "val")] == [24, 8]
 
 
 def test_the_fingerprint_follows_the_files(root: Path) -> None:

@@ -19,7 +19,7 @@ from medsam2.data.geometry import find_geometry
 from medsam2.data.records import DatasetError
 from medsam2.data.releases.nnunet import NNUNet
 from medsam2.data.volume_dataset import VolumeDataset
-from medsam2.data.volumes import is_volume, read_volume, save_label
+from medsam2.data.volumes import is_volume, nifti_affine, read_volume, save_label
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -106,6 +106,25 @@ def test_pixdim_is_believed_where_the_sform_counts_voxels(tmp_path: Path, qform:
     geometry = find_geometry(SHAPE, affine, "acquired", path)
     assert geometry.spacing == pytest.approx((10, 1.4, 1.5))
     assert geometry.order == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("pixdim", "sizes"),
+    [((0, 0, 0), (2, 2, 3)), ((1, 1, 1), (2, 2, 3)), ((1.5, 1.4, 10), (2, 2, 3)), ((0, 0, 0), (1, 1, 1))],
+)
+def test_an_sform_in_millimetres_is_kept(tmp_path: Path, pixdim: tuple[float, ...], sizes: tuple[float, ...]) -> None:
+    path = save_volume(tmp_path / "scan.nii", np.zeros(SHAPE, np.uint8), "RAS", np.diag([*sizes, 1.0]))
+    content = bytearray(path.read_bytes())
+    content[80:92] = struct.pack("<fff", *pixdim)  # pixdim[1:4], as other programs leave it
+    path.write_bytes(content)
+    assert read_volume(path).affine == pytest.approx(np.diag([*sizes, 1.0]))
+
+
+def test_a_pixdim_that_states_no_size_is_not_believed() -> None:
+    header = nibabel.Nifti1Header()
+    header.set_sform(np.eye(4), code=1)
+    header["pixdim"][1:4] = (0, 1.4, 10)
+    assert np.array_equal(nifti_affine(header), np.eye(4))
 
 
 def test_the_qform_is_used_alone(tmp_path: Path) -> None:
@@ -207,6 +226,45 @@ def test_two_dicom_series_in_a_folder_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "series", "dicom series", "holds 2 DICOM series, expected one")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "dicom series", "holds 0 DICOM series")
+
+
+@pytest.mark.parametrize("gone", [(4, 5), (1,)])
+def test_a_dicom_series_with_missing_slices_is_refused(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    folder = save_series(tmp_path / "series", np.zeros((6, 5, 10), np.int16), np.diag([0.5, 0.5, 2.0, 1.0]))
+    affine = read_volume(folder).affine
+    assert affine is not None
+    assert np.linalg.norm(affine[:3, :3], axis=0) == pytest.approx((0.5, 0.5, 2.0))
+    for z in gone:
+        next(folder.glob(f"IM{10 - z:03d}*")).unlink()
+    refused(folder, "dicom series", f"missing, {2 * len(gone) + 2} mm apart where 2 is usual: export the whole series")
+
+
+def test_dicom_slices_in_the_same_place_are_refused(tmp_path: Path) -> None:
+    """Two phases of a scan in one series."""
+    folder, array = tmp_path / "series", np.zeros((6, 5, 3), np.int16)
+    for phase in ("a", "b"):
+        for file in save_series(tmp_path / phase, array, affine_of()).iterdir():
+            folder.mkdir(exist_ok=True)
+            file.rename(folder / f"{phase}{file.name}")
+    refused(folder, "dicom series", "several slices lie in the same place", "each phase")
+
+
+def test_dicom_of_one_slice_or_all_slices_in_one_file(tmp_path: Path) -> None:
+    one = save_series(tmp_path / "one", np.zeros((6, 5, 1), np.int16), affine_of())
+    assert read_volume(one).array.shape == (6, 5, 1)
+    (tmp_path / "all").mkdir()
+    image, before = SimpleITK.Image([6, 5, 4], SimpleITK.sitkUInt8), locale.setlocale(locale.LC_ALL)
+    SimpleITK.WriteImage(image, str(tmp_path / "all" / "a.dcm"))
+    locale.setlocale(locale.LC_ALL, before)
+    refused(tmp_path / "all", "channels", "has 4 axes, expected three")
+
+
+def test_a_volume_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(nibabel, "load", refuse)
+    refused(tmp_path / "scan.nii", "unreadable", "no permission", "ask its owner")
 
 
 def test_what_counts_as_a_volume(tmp_path: Path) -> None:

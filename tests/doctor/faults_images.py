@@ -62,6 +62,22 @@ RATED = [
         tagged("val/images/e07.png", 6, turn=1),
         [("warning", "EXIF rotation", "val/images/e07.png")],
     ),
+    Fault(
+        "inverted mask",
+        rewrite(CUP, lambda: ~cup(2) * 255),
+        [("warning", "inverted mask", CUP)],
+        f"{CUP}: cup covers all four corners and 97% of the pixels",
+    ),
+    Fault(
+        "a large object that leaves a corner",
+        rewrite(CUP, lambda: (np.arange(600) < 599).reshape(20, 30) * 255),
+        [],
+    ),
+    Fault(
+        "a small object in all corners",
+        rewrite(CUP, lambda: np.pad(np.zeros((18, 28)), 1, constant_values=255)),
+        [],
+    ),
     Fault("truncated image", cut("test/images/e11.png", 300), [("error", "unreadable", "test/images/e11.png")]),
     Fault("mask that is no image", cut(CUP, 0), [("error", "unreadable", CUP)], "unpack or download it again"),
     Fault(

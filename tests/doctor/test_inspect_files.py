@@ -76,6 +76,18 @@ def test_axes_of_nifti(tmp_path: Path, suffix: str, directions: tuple[int, ...],
     assert axis_codes(found) == codes
 
 
+def test_axes_of_nifti_are_those_of_the_loader(tmp_path: Path) -> None:
+    """Where the sform counts voxels, and the qform says that they are turned."""
+    save_volume(tmp_path / "a.nii", scan(0), affine(-1, -1, 1))
+    patch_header(tmp_path / "a.nii", qform_code=1, srow_x=(1, 0, 0, 0), srow_y=(0, 1, 0, 0), srow_z=(0, 0, 1, 0))
+    found, loaded = read_affine(tmp_path / "a.nii"), read_volume(tmp_path / "a.nii").affine
+    assert found is not None
+    assert loaded is not None
+    np.testing.assert_allclose(found, loaded)
+    np.testing.assert_allclose(found, affine(-1, -1, 1), atol=1e-5)
+    assert axis_codes(found) == "LPS"
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_axes_of_other_formats_are_those_of_the_loader(tmp_path: Path, suffix: str) -> None:
     import SimpleITK

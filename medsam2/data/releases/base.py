@@ -95,12 +95,16 @@ class VolumeRelease(Release, Protocol):
 
 
 def missing(release: Release, root: Path, what: str) -> DatasetError:
-    """The one error for a tree that is not there or is half there: what is expected, what was found, which key."""
+    """The one error for a tree that is not there: what is expected, what was found, which key."""
+    return DatasetError(f"{root}: {what}. Found there: {show_folder(root)}\n{explain(release)}", kind="missing")
+
+
+def explain(release: Release) -> str:
+    """The end of every error about a tree that is not there or is half there: what is expected, whence, which key."""
     tree = "\n".join("  " + line for line in release.tree.strip("\n").splitlines())
-    return DatasetError(
-        f"{root}: {what}. Found there: {show_folder(root)}\nexpected below it\n{tree}\n{release.remedy}\n"
-        "Set dataset.root to that folder, or paths.data_root to the folder that holds it.",
-        kind="missing",
+    return (
+        f"expected below it\n{tree}\n{release.remedy}\n"
+        "Set dataset.root to that folder, or paths.data_root to the folder that holds it."
     )
 
 
@@ -115,14 +119,18 @@ def show_folder(folder: Path, limit: int = 10) -> str:
 def files_by_stem(folder: Path, suffixes: Iterable[str], strip: str = "") -> dict[str, Path]:
     """case id -> file of a folder and its subfolders; ``strip`` is what the names carry behind the id.
 
-    Hidden files are left out: archives made on a Mac hold ``._name`` beside every ``name``. Raises DatasetError for two
-    files with one id.
+    Hidden files are left out: archives made on a Mac hold ``._name`` beside every ``name``; so are links to nothing.
+    Raises DatasetError for two files with one id, and for nothing but such links.
     """
     endings = tuple(f"{strip}{suffix}".lower() for suffix in suffixes)
     found: dict[str, Path] = {}
+    broken = []
     for path in sorted(folder.rglob("*")):
         ending = next((e for e in endings if path.name.lower().endswith(e)), None)
         if ending is None or path.name.startswith((".", "__")):
+            continue
+        if not path.exists():
+            broken.append(path)
             continue
         stem = path.name[: -len(ending)]
         if stem in found:
@@ -131,4 +139,16 @@ def files_by_stem(folder: Path, suffixes: Iterable[str], strip: str = "") -> dic
                 kind="duplicate id",
             )
         found[stem] = path
+    if broken and not found:
+        raise links_to_nothing(broken)
     return found
+
+
+def links_to_nothing(links: Sequence[Path]) -> DatasetError:
+    """The error where all that is there are links whose files are not, as git-annex leaves them."""
+    number = len(links) - 1
+    others = f", and so {'is' if number == 1 else 'are'} {number} more" if number else ""
+    return DatasetError(
+        f"{links[0]} is a link to a file that is not there{others}: fetch the files (git annex get, datalad get)",
+        kind="missing",
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam2.data.images import check_same_size, read_mask
+from medsam2.data.images import read_mask
 from medsam2.data.records import DatasetError, Record
 from medsam2.data.releases.base import Listing, Problem, files_by_stem
 
@@ -87,19 +87,6 @@ def list_nested(
         for case_id in sorted(images.keys() & masks.keys())
     ]
     return Listing(records, sorted(lacking) + sorted(orphans))
-
-
-def read_raters(
-    root: Path, record: Record, image: NDArray[np.float32], read: Callable[[Path, str], NDArray[np.bool_]]
-) -> dict[str, NDArray[np.bool_]]:
-    """Every rater's mask, R×H×W per structure; ``read`` gives one file's. Raises DatasetError for another size."""
-    raters = {}
-    for structure, names in record.labels:
-        masks = [read(root / name, structure) for name in names]
-        for name, mask in zip(names, masks, strict=True):
-            check_same_size(root / record.image, image.shape, root / name, mask.shape)
-        raters[structure] = np.stack(masks)
-    return raters
 
 
 def read_nested(

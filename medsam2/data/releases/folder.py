@@ -14,7 +14,7 @@ from medsam2.data.intensity import Intensity
 from medsam2.data.records import DatasetError, Record
 from medsam2.data.releases.base import Decoded, Listing, join, missing
 from medsam2.data.releases.folder_table import MASK, Table
-from medsam2.data.releases.folder_tree import PatientPattern, find_parts, in_split, subfolders
+from medsam2.data.releases.folder_tree import PatientPattern, find_parts, in_split, no_images, subfolders
 from medsam2.data.releases.image_pairs import Files, pair, read_raters
 from medsam2.data.releases.labels import declare, read_labels, select
 
@@ -115,7 +115,7 @@ cases.csv                                or a table instead, in any tree: datase
         raters = {structure: self._find_raters(folder) for structure, folder in folders.items()}
         listing = pair(root, Files(part / "images"), raters)
         if not listing.records and not listing.problems:
-            raise missing(self, part / "images", f"no images ({' '.join(SUFFIXES)}) right below it")
+            raise no_images(self, root, part / "images", f"images ({' '.join(SUFFIXES)})")
         return in_split(listing, split, self.patients)
 
     def _find_raters(self, folder: Path) -> list[Files]:

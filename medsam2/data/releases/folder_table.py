@@ -2,7 +2,8 @@
 
 Columns: ``image``; ``mask``, or ``mask_<structure>`` for each structure; as one likes ``case`` (else the image's
 name), ``patient`` and ``split``. Files are named relative to the CSV; several raters stand in one cell, divided by
-``;``. Other columns are not read. Commas, semicolons or tabs divide the cells.
+``;``. An image may stand in several lines, one per lesion say: they are of one patient. Other columns are not read.
+Commas, semicolons or tabs divide the cells.
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ class Table:
         return Row(line, dict(zip(self.columns, (cell.strip() for cell in cells), strict=True)))
 
     def list_cases(self, root: Path, masks: dict[str, str], pattern: PatientPattern) -> Listing:
-        """A record per line; ``masks`` is structure -> column. Raises DatasetError for unknown splits or equal ids."""
+        """A record per line; ``masks`` is structure -> column. Raises DatasetError for unknown splits or equal ids.
+
+        The lines of one image have one patient; an image of two patients is an error, too.
+        """
         listing = Listing([])
+        homes: dict[Path, str] = {}
         lines: dict[str, int] = {}
         for row in self.rows:
             files = {c: self._files(root, row.cells[c]) for c in dict.fromkeys(("image", *masks.values()))}
@@ -73,10 +78,22 @@ class Table:
                     kind="duplicate id",
                 )
             lines[case] = row.line
-            patient = row.cells.get("patient") or pattern.find(case) or case
+            patient = self._patient(row, homes, root / files["image"][0], case, pattern)
             labels = tuple((structure, files[column]) for structure, column in masks.items())
             listing.records.append(Record(case, patient, self._split(row), files["image"][0], labels))
         return listing
+
+    def _patient(self, row: Row, homes: dict[Path, str], image: Path, case: str, pattern: PatientPattern) -> str:
+        """The one given, else found in the case's name, else that of the image's other lines, else the case."""
+        given = row.cells.get("patient") or pattern.find(case)
+        patient = homes.setdefault(image.resolve(), given or case)  # resolved: a file may be named in several ways
+        if given and given != patient:
+            raise DatasetError(
+                f"{self.path}: line {row.line} gives {row.cells['image']} to patient {given}, a line before it to "
+                f"{patient}. Name one patient in every line of an image.",
+                kind="table",
+            )
+        return patient
 
     def _split(self, row: Row) -> str:
         given = row.cells.get("split", "").lower()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam2.data.records import DatasetError
-from medsam2.data.releases.base import Listing, Release, missing
+from medsam2.data.releases.base import Listing, Release, missing, show_folder
 
 ALIASES = {"train": "train training", "val": "val valid validation", "test": "test testing"}
 SPLIT_NAMES = {name: split for split, names in ALIASES.items() for name in names.split()}  # what people call a split
@@ -34,6 +34,12 @@ def find_parts(release: Release, root: Path) -> list[tuple[Path, str]]:
     ]:
         raise missing(release, root, f"{' and '.join(absent)} missing")
     return parts
+
+
+def no_images(release: Release, root: Path, folder: Path, what: str) -> DatasetError:
+    """The error for a folder of images below the root that holds none of ``what``."""
+    name = folder.relative_to(root).as_posix()
+    return missing(release, root, f"no {what} right below {name}/ (in it: {show_folder(folder)})")
 
 
 def subfolders(folder: Path) -> list[Path]:

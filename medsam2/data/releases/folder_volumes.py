@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam2.data.records import DatasetError, Record
-from medsam2.data.releases.base import Listing, Volume, join, missing
+from medsam2.data.releases.base import Listing, Volume, join
 from medsam2.data.releases.folder_table import Table
-from medsam2.data.releases.folder_tree import PatientPattern, find_parts, in_split
+from medsam2.data.releases.folder_tree import PatientPattern, find_parts, in_split, no_images
 from medsam2.data.releases.image_pairs import Files, pair
 from medsam2.data.releases.labels import read_labels
 from medsam2.data.releases.volume_pairs import check_channels
@@ -106,5 +106,6 @@ cases.csv                           or a table instead, in any tree: dataset.rel
         masks = Files(part / "masks", self.mask_ending, suffixes)
         listing = pair(root, Files(part / "images", "", suffixes, series=True), {s: [masks] for s in structures})
         if not listing.records and not listing.problems:
-            raise missing(self, part / "images", f"no volumes ({' '.join(suffixes)}, or folders with DICOM files)")
+            what = f"volumes ({' '.join(suffixes)}, or folders with DICOM files)"
+            raise no_images(self, root, part / "images", what)
         return in_split(listing, split, self.patients)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam2.data.images import SUFFIXES, check_same_size, read_mask
 from medsam2.data.records import DatasetError, Record
-from medsam2.data.releases.base import Listing, Problem
+from medsam2.data.releases.base import Listing, Problem, links_to_nothing
 from medsam2.data.volumes import is_volume
 
 
@@ -27,11 +27,18 @@ class Files(NamedTuple):
     series: bool = False
 
     def find(self) -> dict[str, Path]:
-        """case id -> file, sorted; hidden files do not count. Raises DatasetError for two files with one id."""
+        """case id -> file, sorted; hidden files and links to nothing do not count.
+
+        Raises DatasetError for two files with one id, for nothing but such links, and where listing is not allowed.
+        """
         found: dict[str, Path] = {}
-        for path in sorted(self.folder.iterdir()):
+        broken = []
+        for path in self._entries():
             case = self._case(path)
             if not case or case.startswith((".", "__")):
+                continue
+            if not path.exists():
+                broken.append(path)
                 continue
             if case in found:
                 raise DatasetError(
@@ -39,7 +46,17 @@ class Files(NamedTuple):
                     kind="duplicate id",
                 )
             found[case] = path
+        if broken and not found:
+            raise links_to_nothing(broken)
         return found
+
+    def _entries(self) -> list[Path]:
+        try:
+            return sorted(self.folder.iterdir())
+        except PermissionError as error:
+            raise DatasetError(
+                f"{self.folder} cannot be listed (no permission): ask its owner for it, or copy it"
+            ) from error
 
     def _case(self, path: Path) -> str:
         """The id in a name, "" if the file is none of these."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from medsam2.data.images import read_image
 from medsam2.data.records import DatasetError, Record
 from medsam2.data.releases.base import Decoded, Listing, files_by_stem, missing
-from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated, read_raters
+from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated
+from medsam2.data.releases.image_pairs import read_raters
 
 IMAGES, CONTOURS = "FundusImages", "ExpertsSegmentations/Contours"
 EXPERTS = ("exp1", "exp2")
@@ -47,7 +48,9 @@ class Papila:
         """Image and the contours of both experts, filled."""
         image = read_image(root / record.image)
         shape = (image.shape[0], image.shape[1])
-        return Decoded(image, read_raters(root, record, image, lambda path, _: fill_polygon(_read(path, shape), shape)))
+        return Decoded(
+            image, read_raters(root, record, image.shape, lambda path: fill_polygon(_read(path, shape), shape))
+        )
 
 
 def fill_polygon(points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from medsam2.data.images import read_image, read_jpeg_mask, read_mask
 from medsam2.data.records import SPLITS, DatasetError, Record
 from medsam2.data.releases.base import Decoded, Listing, Problem, join, missing
-from medsam2.data.releases.disc_cup import ORDERS, STRUCTURES, Order, list_nested, read_nested, read_raters
+from medsam2.data.releases.disc_cup import ORDERS, STRUCTURES, Order, list_nested, read_nested
+from medsam2.data.releases.image_pairs import read_raters
 
 MULTI_RATER_FOLDERS = {"train": "Training-400", "test": "Test-400"}
 OFFICIAL_FOLDERS = {  # split -> images, masks
@@ -95,7 +96,7 @@ https://huggingface.co/datasets/jiayuanz3/REFUGE (multi-rater); or make a phanto
         image = read_image(root / record.image)
         mask = Path(record.labels[0][1][0])
         if "_seg_" in mask.name:
-            return Decoded(image, read_raters(root, record, image, _read_rater))
+            return Decoded(image, read_raters(root, record, image.shape, _read_rater))
         if mask.suffix == ".png":
             return Decoded(image, read_nested(root, record, ORDERS))
         orders = INVERTED_ORDER if self.inverted else OFFICIAL_ORDER
@@ -127,7 +128,7 @@ https://huggingface.co/datasets/jiayuanz3/REFUGE (multi-rater); or make a phanto
         return found[0]
 
 
-def _read_rater(path: Path, structure: str) -> NDArray[np.bool_]:
+def _read_rater(path: Path) -> NDArray[np.bool_]:
     return read_jpeg_mask(path) if path.suffix == ".jpg" else np.asarray(read_mask(path) > 0)
 
 

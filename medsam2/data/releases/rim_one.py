@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from medsam2.data.images import check_same_size, read_image, read_mask
 from medsam2.data.records import DatasetError, Record
 from medsam2.data.releases.base import Decoded, Listing, files_by_stem, join, missing
-from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated, read_raters
+from medsam2.data.releases.disc_cup import STRUCTURES, find_masks, list_rated
+from medsam2.data.releases.image_pairs import read_raters
 
 GROUPS = ("Healthy", "Glaucoma and suspects")
 RATERS = {"experts": ("Expert1_masks", "Expert2_masks"), "average": ("Average_masks",)}
@@ -68,7 +69,7 @@ class RimOneR3:
         half = pair.shape[1] // 2
         image = np.ascontiguousarray(pair[:, :half])
 
-        def read(path: Path, structure: str) -> NDArray[np.bool_]:
+        def read(path: Path) -> NDArray[np.bool_]:
             mask = read_mask(path) > 0
             if mask.shape[1] == half:
                 return mask
@@ -81,7 +82,7 @@ class RimOneR3:
                 )
             return mask[:, :half]
 
-        return Decoded(image, read_raters(root, record, image, read))
+        return Decoded(image, read_raters(root, record, image.shape, read))
 
 
 class RimOneDL:
@@ -124,4 +125,4 @@ and unpack both into one folder."""
     def read(self, root: Path, record: Record) -> Decoded:
         """Image and its reference."""
         image = read_image(root / record.image)
-        return Decoded(image, read_raters(root, record, image, lambda path, _: read_mask(path) > 0))
+        return Decoded(image, read_raters(root, record, image.shape))

@@ -79,7 +79,7 @@ def test_half_unpacked(root: Path) -> None:
     fails(
         volumes(AMOS("ct"), root).records,
         "missing mask",
-        "1 problems",
+        "1 problem",
         "imagesVa/amos_0008.nii.gz: no label of amos_0008",
     )
     fails(volumes(AMOS("mr"), root).records, "missing image", "labelsTr/amos_0508.nii.gz: no image of amos_0508")

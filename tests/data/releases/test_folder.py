@@ -176,7 +176,20 @@ def test_a_folder_of_other_files(flat: Path) -> None:
     (flat / "masks").mkdir()
     (flat / "images").mkdir()
     (flat / "images/scan.nii.gz").touch()
-    fails(dataset(Folder(), flat).records, "missing", "no images (.png", "Found there: scan.nii.gz", "folder_volumes")
+    message = f"{flat}: no images (.png", "right below images/ (in it: scan.nii.gz)", "Found there: images/, masks/"
+    fails(dataset(Folder(), flat).records, "missing", *message, "dataset=folder_volumes")
+    (flat / "images/scan.nii.gz").unlink()
+    fails(dataset(Folder(), flat).records, "missing", "right below images/ (in it: an empty folder)")
+
+
+def test_a_split_without_images(tmp_path: Path) -> None:
+    root = write_splits(tmp_path)
+    for part in ("images", "masks"):
+        shutil.rmtree(root / "valid" / part)
+        (root / "valid" / part).mkdir()
+    fails(
+        dataset(Folder(), root).records, "missing", f"{root}: no images", "right below valid/images/ (in it: an empty"
+    )
 
 
 def test_both_with_and_without_splits(flat: Path) -> None:

@@ -50,6 +50,30 @@ def test_only_image_and_mask(root: Path) -> None:
     assert {split: len(cases) for split, cases in splits_of(data).items()} == {"train": 7, "val": 1, "test": 2}
 
 
+@pytest.mark.parametrize("twin", ["../data/images", "../tables/../data/images"])
+def test_the_lines_of_an_image_are_of_one_patient(root: Path, twin: str) -> None:
+    lines = [row(n, f"{n}a") for n in range(10)] + [
+        f"{twin}/{n}.tif,../data/masks/cup/a/{n}.bmp,{n}b" for n in range(10)
+    ]
+    for seed in range(3):
+        data = dataset(write(root, "image,mask,case", *lines), root, split_seed=seed)
+        assert {r.case_id: r.patient_id for r in data.records()} == {
+            f"{n}{x}": f"{n}a" for n in range(10) for x in "ab"
+        }
+        assert {split: len(cases) for split, cases in splits_of(data).items()} == {"train": 14, "val": 2, "test": 4}
+
+
+def test_a_line_without_a_patient_takes_that_of_its_image(root: Path) -> None:
+    lines = [row(n, f"{n}a", f"P{n}") for n in range(10)] + [row(0, "0b", "")]
+    assert case_of(dataset(write(root, "image,mask,case,patient", *lines), root), "0b").record.patient_id == "P0"
+
+
+def test_a_pattern_is_not_asked_where_a_patient_is_given(root: Path) -> None:
+    (root / LINES).write_text("\n".join(["image,mask,patient", *(row(n, f"P{n}") for n in range(10))]))
+    data = dataset(Folder(table=LINES, patient_pattern="(none)"), root)
+    assert case_of(data, "3").record.patient_id == "P3"
+
+
 def test_values_of_one_mask(tmp_path: Path) -> None:
     write_labels(tmp_path)
     lines = [
@@ -108,6 +132,16 @@ ERRORS = {
         ["image,mask,case", row(0, "a"), row(1, "b"), row(2, "a")],
         "duplicate id",
         "lines 2 and 4 are both case a",
+    ),
+    "two patients": (
+        ["image,mask,case,patient", row(0, "a", "P1"), row(1, "b", "P1"), row(0, "c", "P2")],
+        "table",
+        "line 4 gives ../data/images/0.tif to patient P2, a line before it to P1",
+    ),
+    "a patient too late": (
+        ["image,mask,case,patient", row(0, "a", ""), row(0, "c", "P2")],
+        "table",
+        "line 3 gives ../data/images/0.tif to patient P2, a line before it to a",
     ),
     "no case": (["image,mask", row(0), row(0)], "duplicate id", "lines 2 and 3 are both case 0"),
 }

@@ -124,7 +124,8 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     for name in ("images/a.png", "masks/a.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    fails(volumes(tmp_path).records, "missing", "no volumes (.nii", "Found there: a.png", "dataset=folder")
+    message = f"{tmp_path}: no volumes (.nii", "right below images/ (in it: a.png)", "Found there: images/, masks/"
+    fails(volumes(tmp_path).records, "missing", *message, "dataset=folder")
 
 
 def test_the_written_trees_are_oblique() -> None:

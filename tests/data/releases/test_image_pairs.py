@@ -40,6 +40,27 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     fails(Files(tmp_path).find, "duplicate id", "a.png and a.jpg are both named a")
 
 
+def test_a_link_to_nothing_is_no_file(tmp_path: Path) -> None:
+    """As git-annex leaves them where a file was not fetched."""
+    touch(tmp_path, "images/a.png", "images/b.png", "masks/a.png")
+    (tmp_path / "masks/b.png").symlink_to(tmp_path / "annex/b.png")
+    listing = pair(tmp_path, Files(tmp_path / "images"), {"x": [Files(tmp_path / "masks")]})
+    assert [record.case_id for record in listing.records] == ["a"]
+    assert listing.problems == [Problem("missing mask", "images/b.png: no mask b.* in masks")]
+    (tmp_path / "masks/a.png").unlink()
+    (tmp_path / "masks/a.png").symlink_to(tmp_path / "annex/a.png")
+    message = "masks/a.png is a link to a file that is not there, and so is 1 more: fetch the files (git annex get"
+    fails(Files(tmp_path / "masks").find, "missing", message)
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    fails(Files(tmp_path / "masks").find, "unreadable", "masks cannot be listed (no permission)", "ask its owner")
+
+
 @pytest.mark.parametrize("raters", [1, 2])
 def test_pairs_and_problems(tmp_path: Path, raters: int) -> None:
     touch(tmp_path, *(f"images/{c}.png" for c in "abc"), *(f"{r}/{c}_m.png" for c in "abd" for r in range(raters)))

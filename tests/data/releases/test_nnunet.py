@@ -14,6 +14,7 @@ from trees_volumes import REGIONS, as_shown, fails, organs, read_label, save_vol
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.nnunet import NNUNet
+from medsam2.data.volume_dataset import VolumeDataset
 
 PATIENT = "(heart[0-9]+)"
 
@@ -44,6 +45,37 @@ def test_cases_patients_and_splits(clean: Path) -> None:
     assert {r.modality for r in records} == {"ct"}
     alone = volumes(NNUNet(), clean).records()
     assert all(r.patient_id == r.volume for r in alone)
+
+
+def volumes_of(data: VolumeDataset) -> dict[str, set[str]]:
+    records = data.records()
+    return {split: {r.volume for r in of_split(records, split)} for split in ("train", "val", "test")}
+
+
+def write_fold(root: Path, train: range, val: range) -> str:
+    names = [f"heart{n // 2 + 1:02d}_t{n % 2 + 1}" for n in range(14)]
+    write_json(root / "splits_final.json", [{"train": [names[n] for n in train], "val": [names[n] for n in val]}])
+    return str(root / "splits_final.json")
+
+
+def test_nnunet_s_fold_beside_labelled_test_cases(root: Path) -> None:
+    found = volumes_of(volumes(NNUNet(), root, split_file=write_fold(root, range(6), range(6, 10))))
+    assert found == {
+        "train": {f"heart{n:02d}_t{t}" for n in (1, 2, 3) for t in (1, 2)},
+        "val": {f"heart{n:02d}_t{t}" for n in (4, 5) for t in (1, 2)},
+        "test": {f"heart{n:02d}_t{t}" for n in (6, 7) for t in (1, 2)},
+    }
+
+
+def test_nnunet_s_fold_without_test_cases(tmp_path: Path) -> None:
+    root = write_nnunet(tmp_path, count=10)
+    file = write_fold(root, range(6), range(6, 10))
+    found = volumes_of(volumes(NNUNet(patient_pattern=PATIENT), root, split_file=file))
+    assert found["test"] == {f"heart{n:02d}_t{t}" for n in (4, 5) for t in (1, 2)}
+    assert found["train"] | found["val"] == {f"heart{n:02d}_t{t}" for n in (1, 2, 3) for t in (1, 2)}
+    patients = [{name[:7] for name in found[split]} for split in ("train", "val", "test")]
+    assert [len(each) for each in patients] == [2, 1, 2]
+    assert len(set.union(*patients)) == 5
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])

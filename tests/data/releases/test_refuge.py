@@ -304,7 +304,7 @@ def test_photographs_without_any_mask(root: Path) -> None:
 )
 def test_official_case_without_mask_or_image(official: Path, gone: str, kind: str, said: str) -> None:
     (official / gone).unlink()
-    fails_to_list(refuge(official), kind, "1 problems", said)
+    fails_to_list(refuge(official), kind, "1 problem", said)
 
 
 def test_missing_test_folder(root: Path) -> None:

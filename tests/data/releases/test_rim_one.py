@@ -161,7 +161,7 @@ def test_dl_missing_mask_and_image(dl: Path) -> None:
         "glaucoma/r1_Im002.png: no mask of the cup in RIM-ONE_DL_reference_segmentations",
         "r1_Im001-1-Cup-T.png: no image of it",
     )
-    fails(dataset(RimOneDL("hospital"), dl).records, "missing mask", "1 problems")
+    fails(dataset(RimOneDL("hospital"), dl).records, "missing mask", "1 problem")
 
 
 def test_dl_an_eye_in_both_sets(dl: Path) -> None:
