@@ -102,6 +102,7 @@ medsam2: compare SAM 2 models, prompts, optimisers and methods on medical images
 One run:     python run.py dataset=chest_ct model=sam2_nano
 A sweep:     python run.py -m model=sam2_s,sam2_b dataset=refuge paths.data_root=DIR
 Named sweep: python run.py sweeps=adam_betas
+Your data:   python run.py task=check dataset=folder dataset.root=DIR dataset.name=mine    (docs/datasets.md)
 
 Any value can be overridden: seed=1 image_size=256 optim.lr=3e-5 model.checkpoint=null force=true
 

@@ -79,6 +79,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (bool, str):
         return isinstance(value, hint)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
     if origin in (list, tuple, Sequence):
         inner = [h for h in typing.get_args(hint) if h is not ...] or [Any]
         same = len(inner) == 1

@@ -46,6 +46,8 @@ def run(cfg: DictConfig) -> float:
     except KeyboardInterrupt:
         if _in_sweep():
             raise
+        if is_command(cfg):
+            log.warning("interrupted")
         raise SystemExit(130) from None
     except Exception as error:
         _explain(error)
@@ -162,7 +164,8 @@ def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, s
     if not all(counts.values()):
         raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); each of the three needs some")
     quick_check(dataset)
-    log.info("%s: %s cases; %s", dataset.name, counts, ", ".join(dataset.structures))
+    shown = ", ".join(f"{count} {split}" for split, count in counts.items())
+    log.info("%s: %s cases; %s", dataset.name, shown, ", ".join(dataset.structures))
     return dataset, split_hash(records)
 
 
@@ -258,7 +261,7 @@ def _record_failure(directory: RunDirectory, state: str, error: BaseException, s
     """Status, traceback and a line in the log; a full disk must not hide the error that is being recorded."""
     text = "".join(traceback.format_exception(error))
     if state == "interrupted":
-        log.warning("interrupted; the same command goes on from the last checkpoint in %s", directory.path)
+        log.warning("interrupted; the same command (without force=true) goes on where it stopped: %s", directory.path)
     else:
         log.debug("%s", text)
     try:

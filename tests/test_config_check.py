@@ -93,6 +93,7 @@ MISTAKES = [
     (["metrics.names=dice"], "metrics.names=dice: is not of type "),
     (["metrics.names=[1]"], "metrics.names=[1]: is not of type "),
     (["prompt.jitter=much"], "prompt.jitter=much: is not of type float"),
+    (["dataset=folder", "dataset.release.labels=cup"], "dataset.release.labels=cup: is not of type "),
     (["loss._target_=monai.losses.DiceLoss2"], "loss._target_=monai.losses.DiceLoss2: cannot be imported ("),
     (["optim._target_=nowhere.Adam"], "optim._target_=nowhere.Adam: cannot be imported ("),
     (["seed=???"], "seed: "),

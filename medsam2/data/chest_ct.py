@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam2.data.files import FileFacts
 from medsam2.data.records import Case, DatasetError, Record, check_structures, compute_fingerprint
 from medsam2.data.splits import check_disjoint, contiguous_blocks
 
@@ -84,8 +85,8 @@ class ChestCT:
         return Case(record, grey[..., None], labels, raters, self._spacing)
 
     def fingerprint(self) -> str:
-        """Changes with the files' sizes, the chosen structures and the split."""
-        return compute_fingerprint(self.records(), find_data_folder())
+        """Changes with the files' contents, the chosen structures and the split."""
+        return compute_fingerprint(self.records(), self.root, FileFacts())
 
     @property
     def root(self) -> Path:

@@ -59,7 +59,7 @@ class FileDataset:
     def structures(self) -> tuple[str, ...]:
         """The chosen structures. Raises DatasetError where the root is missing or does not label one of them."""
         if not self.root.is_dir():
-            raise missing(self.release, self.root, f"nothing of dataset={self.name} is there")
+            raise missing(self.release, self.root, f"nothing of {self.name} is there")
         known = self.release.find_structures(self.root)
         return check_structures(known if self._wanted is None else self._wanted, known, self.name)
 
@@ -71,7 +71,7 @@ class FileDataset:
         structures = self.structures
         listing = self.release.list_cases(self.root, structures)
         if not listing.records and not listing.problems:
-            raise missing(self.release, self.root, f"no cases of dataset={self.name}")
+            raise missing(self.release, self.root, f"no cases of {self.name}")
         listing.records.sort(key=lambda record: record.case_id)
         return listing
 
@@ -94,8 +94,8 @@ class FileDataset:
         return self.split.assign(records)
 
     def fingerprint(self) -> str:
-        """Changes with the cases, the split, the chosen structures and the files' sizes."""
-        text = " ".join((compute_fingerprint(self.records(), self.root), *self.structures))
+        """Changes with the cases, the split, the chosen structures and the files' contents."""
+        text = " ".join((compute_fingerprint(self.records(), self.root, self.facts), *self.structures))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def decoding(self) -> dict[str, Any]:
@@ -122,7 +122,8 @@ def describe(value: Any) -> Any:
         return value
     kind = type(value)
     source = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
-    settings = {key: describe(item) for key, item in sorted(vars(value).items()) if not key.startswith("_")}
+    listing = getattr(kind, "LISTING", ())  # what decides which files belong together, not how they are read
+    settings = {k: describe(v) for k, v in sorted(vars(value).items()) if not k.startswith("_") and k not in listing}
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source, **settings}
 
 

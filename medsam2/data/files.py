@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class FileFacts:
 
     def digest(self, *paths: Path) -> str:
         """One sha256, as hex, of the content of files; of a folder that of the files in it, with their names."""
-        return str(self.find(paths, "sha256", lambda: _digest(paths)))
+        each = [str(self.find([path], "sha256", partial(_digest, path))) for path in paths]
+        return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     def find(self, paths: Sequence[Path], name: str, compute: Callable[[], Any]) -> Any:
         """The fact ``name`` about some files: remembered, or computed (a JSON value) and kept."""
@@ -68,10 +70,10 @@ def _state(path: Path) -> str:
     return "\n".join(found)
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    parts = [part for path in paths for part in find_parts(path)]
-    if len(parts) == 1 and parts[0] == paths[0]:
-        return hash_file(parts[0])
+def _digest(path: Path) -> str:
+    parts = find_parts(path)
+    if parts == [path]:
+        return hash_file(path)
     return hashlib.sha256("\n".join(f"{part.name} {hash_file(part)}" for part in parts).encode()).hexdigest()
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from medsam2.data.intensity import Intensity, Percentiles, scale
 from medsam2.data.records import DatasetError
 
+NAMED = 64  # values below are likely numbers of structures, not grey levels
 BINARY = ((0, 255), (0, 1))  # the two ways masks are written
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".ppm.gz", ".pgm.gz")
 DEEP = Percentiles(0.5, 99.5, nonzero=True)  # what more than 8 bits hold, often 10 or 12 of 16, no file says
@@ -202,6 +203,11 @@ def _undeclared(path: Path, found: list[float], declared: list[set[int]], jpeg: 
         return DatasetError(what + cure, kind="jpeg mask")
     if set(found) in ({0, 1}, {0, 255}) and len(strange) == 1:
         cure = f"The object is written as {strange[0]}: give it the value {strange[0]} in dataset.release.labels."
+    elif set(found) <= set(range(NAMED)):
+        cure = (
+            "Name what the values mean, as dataset.release.labels='{NAME: 1, OTHER: 2}'; [1, 2] is the union of both. "
+            "If nobody knows them, the mask was resized with interpolation: take the original file."
+        )
     else:
         cure = (
             "Was the mask resized with interpolation or saved as JPEG? Use the original file, or name the value in "

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam2.data.files import measure
+from medsam2.data.files import FileFacts
 
 SPLITS = ("train", "val", "test")
 
@@ -86,7 +86,7 @@ class Dataset(Protocol):
         """Decode one case. Raises DatasetError naming the file that is damaged or holds undeclared values."""
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when the cases, their split or their files (names, sizes) change."""
+        """16 hex digits that change when the cases, their split or their files (names, contents) change."""
 
     def decoding(self) -> dict[str, Any]:
         """Everything but the files' content that decides what ``load`` returns, as plain values."""
@@ -119,16 +119,15 @@ def check_structures(structures: str | Sequence[str], known: Sequence[str], data
     return chosen
 
 
-def compute_fingerprint(records: Iterable[Record], root: Path) -> str:
-    """16 hex digits of the sha256 over cases, patients, splits and the names and sizes of their files."""
+def compute_fingerprint(records: Iterable[Record], root: Path, facts: FileFacts) -> str:
+    """16 hex digits of the sha256 over cases, patients, splits, and the names and contents of their files."""
     digest = hashlib.sha256()
-    sizes: dict[str, int] = {}  # slices of one volume share a file
+    contents: dict[str, str] = {}  # slices of one volume share a file
     for record in sorted(records, key=lambda record: record.case_id):
         digest.update(f"{record.case_id}\t{record.patient_id}\t{record.split}\t{record.index}\n".encode())
         digest.update(f"{record.image}\t{record.others}\t{record.labels}\n".encode())  # which file is what
         for name in record.files:
-            size = sizes.setdefault(name, -1)
-            if size < 0:
-                size = sizes[name] = measure(root / name)
-            digest.update(f"{name}\t{size}\n".encode())
+            if name not in contents:
+                contents[name] = facts.digest(root / name)
+            digest.update(f"{name}\t{contents[name]}\n".encode())
     return digest.hexdigest()[:16]

@@ -48,8 +48,8 @@ class Split:
                 raise DatasetError(f"dataset.{key}={value} must lie between 0 and 1 (0.1 is a tenth of the patients)")
         if self.folds < 2 or (self.fold is not None and not 0 <= self.fold < self.folds):
             raise DatasetError(
-                f"dataset.fold={self.fold} of dataset.folds={self.folds}: folds are numbered from 0 to folds - 1, "
-                "and there are 2 or more"
+                f"dataset.fold={self.fold} of dataset.folds={self.folds}: name one of 0 to folds - 1, of 2 folds "
+                "or more"
             )
 
     def assign(self, records: Sequence[Record]) -> list[Record]:

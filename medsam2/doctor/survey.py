@@ -36,6 +36,7 @@ from medsam2.doctor.survey_processes import walk
 Advance = Callable[[int, int], None]  # is told how many are done, of how many
 # an eye sees at once whether these matter
 SUSPECT = ("EXIF rotation", "mixed orientation", "palette mask", "inverted mask")
+SPLITLESS = ("too few cases", "unused label")
 SPLIT_KEYS = "see the dataset's keys val_fraction, test_fraction, fold, folds and split_file"
 
 
@@ -75,7 +76,10 @@ def survey(
     found += more + [finding for report in reports for finding in report.findings]
     splits = {record.case_id: record.split for record in placed}
     summary = Summary(dataset.name, dataset.structures, reports, splits)
-    found += _compare(dataset, reports, placed, summary, found)
+    compared = _compare(dataset, reports, placed, summary, found)
+    if more:  # the cases could not be split: what is said of splits would only hide why
+        compared = [finding for finding in compared if finding.kind not in SPLITLESS]
+    found += compared
     panels = {s: [r.panel for r in reports if r.panel and s in find_splits(r, splits)] for s in SPLITS}
     if suspects := _draw_suspects(dataset, reports, found, pictures):
         panels["with warnings"] = suspects

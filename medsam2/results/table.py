@@ -1,4 +1,4 @@
-"""The table of a sweep: rows are the swept choices, columns are dataset × metric, seeds are averaged."""
+"""The table of a sweep: rows are the swept choices, columns are dataset × metric, seeds and folds averaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from medsam2.files import write_atomic
 
-AVERAGED = ("seed", "dataset")  # swept, but no rows: seeds are averaged, datasets are columns
+AVERAGED = ("seed", "dataset.fold", "dataset")  # swept, but no rows: seeds and folds are averaged, datasets columns
 COLUMNS = {  # metric key -> heading
     "zero_shot/dice/mean": "zero-shot dice",
     "test/prompt_dice/mean": "prompt alone dice",
@@ -36,8 +36,8 @@ class SweepRun:
 def build_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
     """One row per swept choice and a column triple `dataset heading {mean, sd, n}` per dataset and metric.
 
-    Only finished runs count. sd is the sample standard deviation over seeds, NaN for a single seed; n is the number of
-    seeds. `runs` says how many of the row's runs are finished, e.g. `2/3`.
+    Only finished runs count. sd is the sample standard deviation over seeds and folds, NaN for a single run; n is the
+    number of runs. `runs` says how many of the row's runs are finished, e.g. `2/3`.
     """
     axes = list(dict.fromkeys(a for r in runs for a in r.swept if a not in AVERAGED))
     order = dict.fromkeys(tuple(r.swept.get(a, "") for a in axes) for r in runs)
@@ -91,7 +91,7 @@ def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def print_table(frame: pd.DataFrame, title: str) -> None:
-    """The table on the terminal: mean ± sd over seeds (n)."""
+    """The table on the terminal: mean ± sd over seeds and folds (n)."""
     rows = _display(frame)
     table = Table()
     for column in rows.columns:

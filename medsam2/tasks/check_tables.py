@@ -28,7 +28,9 @@ def print_survey(seen: Survey, root: Path) -> None:
     console = Console(width=None if console.is_terminal else 160, highlight=False)
     summary = seen.summary
     console.print(f"\n[bold]{escape(summary.name)}[/] in {escape(str(root))}")
-    tables = [_splits(summary), _images(summary), _structures(summary)]
+    tables: list[Table | str] = [_splits(summary), _images(summary), _structures(summary)]
+    if all(len(summary.patients[split]) == (summary.volumes or summary.cases)[split] for split in SPLITS):
+        tables.insert(1, "  every case counts as a patient of its own")
     console.print(*tables, *([_findings(seen.findings)] if seen.findings else []), sep="\n")
 
 

@@ -74,14 +74,25 @@ def test_a_missing_root_names_tree_key_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         ImageDataset(tmp_path / "no", Pairs(), name="pairs").records()
     text = str(error.value)
-    for part in (f"{tmp_path / 'no'}: nothing of dataset=pairs", "no such folder", "  <id>.jpg\n  <id>.png",
+    for part in (f"{tmp_path / 'no'}: nothing of pairs", "no such folder", "  <id>.jpg\n  <id>.png",
                  "Draw some.", "dataset.root", "paths.data_root"):  # fmt: skip
         assert part in text
     assert error.value.kind == "missing"
 
 
+def test_a_root_one_level_too_high_is_seen(tmp_path: Path) -> None:
+    class Folders(Pairs):
+        tree = "images/<id>.jpg\n<other>/<id>.png\nlist.csv"
+
+    (tmp_path / "unpacked" / "images").mkdir(parents=True)
+    (tmp_path / "papers").mkdir()
+    assert f"Did you mean dataset.root={tmp_path / 'unpacked'}?" in str(missing(Folders(), tmp_path, "nothing"))
+    (tmp_path / "papers" / "images").mkdir()
+    assert "Did you mean" not in str(missing(Folders(), tmp_path, "nothing"))  # which of the two nobody knows
+
+
 def test_an_empty_root_is_said_to_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no cases of dataset=pairs\. Found there: an empty folder"):
+    with pytest.raises(DatasetError, match=r"no cases of pairs\. Found there: an empty folder"):
         ImageDataset(tmp_path, Pairs(), name="pairs").records()
 
 
@@ -134,8 +145,12 @@ def test_the_fingerprint_follows_cases_split_structures_and_sizes(root: Path) ->
     with (root / "a1.jpg").open("ab") as file:
         file.write(b"more")
     prints.append(ImageDataset(root, Pairs()).fingerprint())
-    assert len(set(prints)) == 4
-    assert prints[3] == ImageDataset(str(root), Pairs()).fingerprint()
+    content = bytearray((root / "a1.png").read_bytes())
+    content[-20] ^= 1
+    (root / "a1.png").write_bytes(content)  # corrected in place: as long as before
+    prints.append(ImageDataset(root, Pairs()).fingerprint())
+    assert len(set(prints)) == 5
+    assert prints[4] == ImageDataset(str(root), Pairs()).fingerprint()
 
 
 def test_decoding_names_the_settings_of_the_release_and_its_code(root: Path) -> None:
@@ -144,6 +159,17 @@ def test_decoding_names_the_settings_of_the_release_and_its_code(root: Path) -> 
     assert one == ImageDataset(root, Pairs(), split_seed=3).decoding()
     assert one["structures"] == ("spot", "dot")
     assert len(one["release"]["source"]) == 16
+
+
+def test_what_decides_the_list_alone_does_not_name_decoded_cases(root: Path) -> None:
+    class Named(Pairs):
+        LISTING = ("pattern",)
+
+        def __init__(self, pattern: str) -> None:
+            super().__init__()
+            self.pattern = pattern
+
+    assert ImageDataset(root, Named("a")).decoding() == ImageDataset(root, Named("b")).decoding()
 
 
 def test_describing_objects() -> None:

@@ -150,7 +150,7 @@ def test_test_does_not_change_with_the_fraction_of_val() -> None:
         ({"val_fraction": 0}, r"dataset\.val_fraction=0 must lie between 0 and 1"),
         ({"val_fraction": 1.0}, r"dataset\.val_fraction=1\.0"),
         ({"test_fraction": -0.1}, r"dataset\.test_fraction=-0\.1"),
-        ({"fold": 5}, r"dataset\.fold=5 of dataset\.folds=5: folds are numbered from 0"),
+        ({"fold": 5}, r"dataset\.fold=5 of dataset\.folds=5: name one of 0 to folds - 1"),
         ({"fold": -1}, r"dataset\.fold=-1"),
         ({"folds": 1}, r"dataset\.folds=1"),
     ],

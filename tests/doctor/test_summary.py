@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers_planted import affine, organs, rated, remove, save_volume, scan, volumes, write_rated, write_volumes
 
+from medsam2.data.dataset import ImageDataset
 from medsam2.data.records import Dataset, DatasetError
 from medsam2.data.splits import save_split
 from medsam2.doctor.survey import survey
@@ -85,6 +86,13 @@ def test_a_split_file_that_does_not_fit(tmp_path: Path) -> None:
     assert seen.summary.cases == {"train": 20, "val": 8, "test": 8}  # shown all the same
 
 
+def test_what_follows_from_a_split_that_fails_is_not_said(tmp_path: Path) -> None:
+    root = write_rated(tmp_path) / "train"  # a folder without splits of its own
+    seen = survey(ImageDataset(root, Folder(), name="one", split_file=str(tmp_path / "nope.csv")), pictures=0)
+    assert [(f.severity, f.kind) for f in seen.findings] == [("error", "split file")]
+    assert "nope.csv" in seen.findings[0].text
+
+
 def test_what_an_eye_must_judge_is_drawn(tmp_path: Path) -> None:
     root = write_volumes(tmp_path)
     for name, array in (("images", scan(8)), ("masks", organs(8))):
@@ -95,7 +103,7 @@ def test_what_an_eye_must_judge_is_drawn(tmp_path: Path) -> None:
 
 
 def test_nothing_to_list(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="nothing of dataset=rated is there"):
+    with pytest.raises(DatasetError, match="nothing of rated is there"):
         survey(rated(tmp_path / "nowhere"))
 
 

@@ -119,7 +119,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: 
     assert process.returncode != 0
     if kill is signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on" in output
+        assert "goes on where it stopped" in output
         assert "Traceback" not in output
         assert statuses(stopped)[0]["state"] == "interrupted"
     again = call(stopped, *run)

@@ -39,6 +39,18 @@ def test_seeds_are_averaged_and_unfinished_runs_are_not() -> None:
     assert frame["refuge dice sd"].tolist() == pytest.approx([sd, math.nan, math.nan], nan_ok=True)
 
 
+def test_folds_are_averaged_as_seeds_are() -> None:
+    scores = [0.7, 0.8, 0.9]
+    runs = [
+        SweepRun({"model": "s", "dataset.fold": str(fold)}, "refuge", 0, "finished", {"test/dice/mean": score})
+        for fold, score in enumerate(scores)
+    ]
+    frame = build_table(runs)
+    assert frame["runs"].tolist() == ["3/3"]
+    assert frame["refuge dice mean"].tolist() == pytest.approx([0.8])
+    assert frame["refuge dice sd"].tolist() == pytest.approx([0.1])
+
+
 def test_datasets_are_columns_in_their_order() -> None:
     runs = [done("s", 0, 0.8, "refuge"), done("s", 0, 0.6, "ct"), done("b", 0, 0.7, "ct")]
     frame = build_table(runs)

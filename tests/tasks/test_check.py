@@ -115,7 +115,7 @@ def test_no_dataset_is_one_error_and_leaves_nothing_of_an_earlier_check(
         run(cfg)
     assert caught.value.code == 1
     (message,) = caplog.messages
-    assert "nothing of dataset=folder is there" in message
+    assert "nothing of folder is there" in message
     assert not list(saved(cfg).iterdir())
 
 

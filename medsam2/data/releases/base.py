@@ -96,7 +96,18 @@ class VolumeRelease(Release, Protocol):
 
 def missing(release: Release, root: Path, what: str) -> DatasetError:
     """The one error for a tree that is not there: what is expected, what was found, which key."""
-    return DatasetError(f"{root}: {what}. Found there: {show_folder(root)}\n{explain(release)}", kind="missing")
+    hint = "".join(f". Did you mean dataset.root={folder}?" for folder in find_below(release, root))
+    text = f"{root}: {what}. Found there: {show_folder(root)}{hint}\n{explain(release)}"
+    return DatasetError(text, kind="missing")
+
+
+def find_below(release: Release, root: Path) -> list[Path]:
+    """The folder right below the root that begins like the tree, if it is one: archives often add a folder."""
+    lines = [line.strip().split("/")[0] for line in release.tree.splitlines() if "/" in line]
+    names = {name for name in lines if name and not set(name) & set("<{*…([ ")}
+    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []
+    below = [folder for folder in folders if any((folder / name).is_dir() for name in names)]
+    return below if len(below) == 1 else []
 
 
 def explain(release: Release) -> str:

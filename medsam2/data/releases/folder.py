@@ -44,6 +44,8 @@ all that below train/, val/, test/       where the split is known
 cases.csv                                or a table instead, in any tree: dataset.release.table=cases.csv"""
     remedy = "Give the folder as dataset.root=DIR. Volumes (NIfTI, NRRD, DICOM) are read by dataset=folder_volumes."
 
+    LISTING = ("patients", "table", "mask_ending", "object_name")
+
     def __init__(
         self,
         labels: Mapping[str, int | Sequence[int]] | None = None,

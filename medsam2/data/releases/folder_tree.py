@@ -65,13 +65,13 @@ class PatientPattern:
             self._compiled = re.compile(pattern or "()")
         except re.error as error:
             raise DatasetError(
-                f"dataset.release.patient_pattern={pattern!r} is no regular expression ({error}): '(P[0-9]+)_' finds "
-                "P07 in P07_left"
+                f"dataset.release.patient_pattern={pattern!r} is no regular expression ({error}): "
+                "\"dataset.release.patient_pattern='(P[0-9]+)_'\" finds P07 in P07_left"
             ) from error
         if self._compiled.groups != 1:
             raise DatasetError(
                 f"dataset.release.patient_pattern={pattern!r} has {self._compiled.groups} groups, expected one, the "
-                "patient: '(P[0-9]+)_' finds P07 in P07_left"
+                "patient: \"dataset.release.patient_pattern='(P[0-9]+)_'\" finds P07 in P07_left"
             )
 
     def find(self, name: str) -> str:

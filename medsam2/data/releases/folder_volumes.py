@@ -39,6 +39,8 @@ cases.csv                           or a table instead, in any tree: dataset.rel
         "dataset.release.labels='{liver: 1, tumour: 2}'. Images (PNG, JPEG, TIFF) are read by dataset=folder."
     )
 
+    LISTING = ("patients", "table", "mask_ending")
+
     def __init__(
         self,
         labels: Mapping[str, int | Sequence[int]] | None = None,

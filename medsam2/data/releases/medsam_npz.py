@@ -38,6 +38,8 @@ class MedSAMNpz:
 MedSAM_train/…   MedSAM_test/…      are taken for train and test"""
     remedy = "Make them with pre_CT_MR.py of https://github.com/bowang-lab/MedSAM, or download its challenges' data."
 
+    LISTING = ("patients",)
+
     def __init__(
         self, labels: Mapping[str, int | Sequence[int]] | None = None, patient_pattern: str | None = None
     ) -> None:

@@ -45,6 +45,8 @@ labelsTr/<case>.nii.gz
 imagesTs/…   labelsTs/…                    used as test if there are labels"""
     remedy = "Convert the data as https://github.com/MIC-DKFZ/nnUNet says in documentation/dataset_format.md."
 
+    LISTING = ("patients",)
+
     def __init__(self, channels: Sequence[int] | None = None, patient_pattern: str | None = None) -> None:
         self.channels = check_channels(channels)
         self.patients = PatientPattern(patient_pattern)
