@@ -9,6 +9,7 @@ from helpers_planted import affine, organs, rated, remove, save_volume, scan, vo
 
 from medsam2.data.dataset import ImageDataset
 from medsam2.data.records import Dataset, DatasetError
+from medsam2.data.releases.folder import Folder
 from medsam2.data.splits import save_split
 from medsam2.doctor.survey import survey
 
