@@ -33,10 +33,11 @@ check: install  ## lint, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## measure what a job costs beside its training, and SAM 2 beside its peers (20 minutes on a CPU)
+bench: install  ## measure what a job costs beside its training, and SAM 2 beside its peers, loading (25 minutes on a CPU)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.sam2
 	$(BIN)/python -m benchmarks.sam2_tracking
+	$(BIN)/python -m benchmarks.data
 
 ui: install  ## browse the runs in MLflow on http://127.0.0.1:5000 (PORT=… for another port)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --host 127.0.0.1 --port $(PORT)
