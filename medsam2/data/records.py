@@ -23,7 +23,8 @@ class DatasetError(ValueError):
     """
 
     def __init__(self, message: str, kind: str = "unreadable") -> None:
-        super().__init__(message)
+        # a loader's worker hands it on as a new one, made of its traceback, at whose end is what was meant
+        super().__init__(message.rpartition("DatasetError: ")[2].strip())
         self.kind = kind
 
 

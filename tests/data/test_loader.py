@@ -262,6 +262,8 @@ def test_an_image_that_is_not_finite_names_its_case(value: float, training: bool
             return case
 
     data = prompted(Broken(), training=training)
+    with pytest.raises(DatasetError, match=r"^dataset=memory, case case2"):  # from a worker too
+        list(build_loader(data, 2, 1, False, 0))
     assert data[1].image.max() > 0
     with pytest.raises(DatasetError, match=r"dataset=memory, case case2: its image holds NaN or infinite .*correct it"):
         data[2]

@@ -217,8 +217,9 @@ def test_a_case_that_cannot_be_decoded_is_named_from_a_worker(tmp_path: Path) ->
 
     dataset = Broken(tmp_path / "data")
     source = CaseSource(dataset, 32, DiskCache(tmp_path / "cache"))
-    with pytest.raises(DatasetError, match=r"2\.png is damaged"):
+    with pytest.raises(DatasetError) as error:
         list(prepare_groups(source, source.lacking(dataset.records()), 1))
+    assert str(error.value) == "2.png is damaged"  # and no traceback of the worker
 
 
 def test_facts_are_kept_between_processes(tmp_path: Path) -> None:
