@@ -51,6 +51,8 @@ def run(cfg: DictConfig) -> float:
         raise SystemExit(130) from None
     except Exception as error:
         _explain(error)
+        if type(error).__name__ == "DatasetError" and not is_command(cfg):  # imported by those who work with data
+            log.error("the same command with task=check names everything that is wrong with this dataset")
         if _in_sweep():
             if not is_command(cfg):
                 _leave_word(cfg, error)

@@ -68,7 +68,7 @@ def _conclude(name: str, seen: Survey) -> None:
     if errors:
         also = f" and {_number(warnings, 'warning')}" if warnings else ""
         raise CheckFailed(
-            f"{name}: {_number(errors, 'error')}{also}; training must not start before they are corrected"
+            f"{name}: {_number(errors, 'error')}{also}; training must not start until that is corrected"
         )
     log.info("%s: training may start, %s", name, _number(warnings, "warning") if warnings else "nothing is wrong")
 

@@ -77,7 +77,7 @@ def test_errors_end_it_with_one(
     with pytest.raises(SystemExit) as caught:
         run(cfg)
     assert caught.value.code == 1
-    assert caplog.messages[-1] == "folder: 6 errors and 1 warning; training must not start before they are corrected"
+    assert caplog.messages[-1] == "folder: 6 errors and 1 warning; training must not start until that is corrected"
     with (saved(cfg) / "findings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["where"]) for row in rows] == [
