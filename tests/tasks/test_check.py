@@ -229,7 +229,7 @@ def test_what_was_decoded_before_a_run_is_remembered(
 @pytest.mark.slow
 def test_it_can_be_interrupted(tmp_path: Path) -> None:
     root = write_volumes(tmp_path / "folder_volumes")
-    for number in range(400):
+    for number in range(2000):  # seconds of reading
         for kind in ("images", "masks"):
             (root / "train" / kind / f"x{number:03d}.nii").hardlink_to(root / "train" / kind / "v00.nii")
     command = [sys.executable, str(PROJECT / "run.py"), "task=check", *VOLUMES, f"paths.data_root={tmp_path}"]
@@ -237,7 +237,10 @@ def test_it_can_be_interrupted(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     )
-    time.sleep(6)
+    while not (tmp_path / "out" / "checks").exists():  # made just before the processes start
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(1)
     assert process.poll() is None, process.communicate()[0]
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)  # ends when the last process has let go of it
