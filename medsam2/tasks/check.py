@@ -67,9 +67,7 @@ def _conclude(name: str, seen: Survey) -> None:
     errors, warnings = seen.count("error"), seen.count("warning")
     if errors:
         also = f" and {_number(warnings, 'warning')}" if warnings else ""
-        raise CheckFailed(
-            f"{name}: {_number(errors, 'error')}{also}; training must not start until that is corrected"
-        )
+        raise CheckFailed(f"{name}: {_number(errors, 'error')}{also}; training must not start until that is corrected")
     log.info("%s: training may start, %s", name, _number(warnings, "warning") if warnings else "nothing is wrong")
 
 
