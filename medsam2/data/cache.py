@@ -176,8 +176,8 @@ class DiskCache:
         except Timeout:
             yield False
             return
-        except (OSError, NotImplementedError):
-            lock = None
+        except (OSError, NotImplementedError):  # what filelock raises for a file system that cannot lock
+            lock = None  # then work may be done twice, but no entry is ever half written
         try:
             yield True
         finally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -134,22 +135,36 @@ def files_by_stem(folder: Path, suffixes: Iterable[str], strip: str = "") -> dic
     Raises DatasetError for two files with one id, and for nothing but such links.
     """
     endings = tuple(f"{strip}{suffix}".lower() for suffix in suffixes)
+    return collect(sorted(folder.rglob("*")), partial(strip_ending, endings=endings))
+
+
+def strip_ending(path: Path, endings: Iterable[str]) -> str:
+    """A file's name without the first of ``endings`` (in lower case) that it has; "" if it has none."""
+    lower = path.name.lower()
+    return next((path.name[: -len(ending)] for ending in endings if lower.endswith(ending)), "")
+
+
+def collect(paths: Iterable[Path], case_of: Callable[[Path], str]) -> dict[str, Path]:
+    """case id -> path, where ``case_of`` finds an id; hidden files and links to nothing are left out.
+
+    Raises DatasetError for two paths with one id, and for nothing but such links.
+    """
     found: dict[str, Path] = {}
     broken = []
-    for path in sorted(folder.rglob("*")):
-        ending = next((e for e in endings if path.name.lower().endswith(e)), None)
-        if ending is None or path.name.startswith((".", "__")):
+    for path in paths:
+        case = case_of(path)
+        if not case or path.name.startswith((".", "__")):
             continue
         if not path.exists():
             broken.append(path)
             continue
-        stem = path.name[: -len(ending)]
-        if stem in found:
+        if case in found:
+            other = found[case].name if found[case].parent == path.parent else found[case]
             raise DatasetError(
-                f"{path} and {found[stem]} are both named {stem}. Delete one of them, or rename it.",
+                f"{path} and {other} are both named {case}. Delete one of them, or rename it.",
                 kind="duplicate id",
             )
-        found[stem] = path
+        found[case] = path
     if broken and not found:
         raise links_to_nothing(broken)
     return found

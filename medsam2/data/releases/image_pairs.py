@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam2.data.images import SUFFIXES, check_same_size, read_mask
 from medsam2.data.records import DatasetError, Record
-from medsam2.data.releases.base import Listing, Problem, links_to_nothing
+from medsam2.data.releases.base import Listing, Problem, collect, strip_ending
 from medsam2.data.volumes import is_volume
 
 
@@ -31,24 +31,7 @@ class Files(NamedTuple):
 
         Raises DatasetError for two files with one id, for nothing but such links, and where listing is not allowed.
         """
-        found: dict[str, Path] = {}
-        broken = []
-        for path in self._entries():
-            case = self._case(path)
-            if not case or case.startswith((".", "__")):
-                continue
-            if not path.exists():
-                broken.append(path)
-                continue
-            if case in found:
-                raise DatasetError(
-                    f"{path} and {found[case].name} are both named {case}. Delete one of them, or rename it.",
-                    kind="duplicate id",
-                )
-            found[case] = path
-        if broken and not found:
-            raise links_to_nothing(broken)
-        return found
+        return collect(self._entries(), self._case)
 
     def _entries(self) -> list[Path]:
         try:
@@ -62,8 +45,7 @@ class Files(NamedTuple):
         """The id in a name, "" if the file is none of these."""
         if self.series and path.is_dir():
             return path.name if is_volume(path) else ""
-        lower = path.name.lower()
-        return next((path.name[: -len(end)] for end in self._endings if lower.endswith(end)), "")
+        return strip_ending(path, self._endings)
 
     @property
     def _endings(self) -> list[str]:
