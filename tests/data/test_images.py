@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import warnings
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from helpers_releases import fails
 from numpy.typing import NDArray
 from PIL import Image
 
 from medsam2.data.images import BINARY, check_same_size, read_image, read_jpeg_mask, read_mask
 from medsam2.data.intensity import Percentiles, Range, scale
-from medsam2.data.records import DatasetError
 
 GREY = np.arange(48 * 40, dtype=np.uint16).reshape(40, 48) * 2  # 0 … 3838: 12 bits of 16
 COLOUR = np.stack([GREY, GREY // 2, GREY // 4], axis=-1)
@@ -41,14 +40,6 @@ def save_gz(path: Path, pixels: NDArray[Any]) -> Path:
 def save_itk(path: Path, pixels: NDArray[Any]) -> Path:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels, isVector=pixels.ndim == 3), str(path))
     return path
-
-
-def fails(call: Callable[[], Any], kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        call()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------ images

@@ -13,8 +13,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from helpers_releases import fails
 from numpy.typing import NDArray
-from trees_volumes import CODES, INTENSITY, REGIONS, as_shown, fails, organs, save_volume, scan, write_nnunet
+from trees_volumes import CODES, INTENSITY, REGIONS, as_shown, organs, save_volume, scan, write_nnunet
 
 from medsam2.data.intensity import Percentiles, Range, Window
 from medsam2.data.records import DatasetError, Record, of_split

@@ -10,7 +10,6 @@ from typing import Any
 import h5py
 import nibabel
 import numpy as np
-import pytest
 import SimpleITK
 from helpers_data import save_grey
 from nibabel.orientations import axcodes2ornt, ornt_transform
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from trees import Tree
 
 from medsam2.data.intensity import Percentiles, Range, Window
-from medsam2.data.records import DatasetError
 from medsam2.data.releases.base import VolumeRelease
 from medsam2.data.volume_dataset import VolumeDataset
 
@@ -107,15 +105,6 @@ def read_label(data: VolumeDataset, volume: str) -> NDArray[np.uint8]:
 def as_shown(phantom: NDArray[Any]) -> NDArray[Any]:
     """A phantom upwards, to the back, to the left."""
     return phantom[::-1, ::-1].transpose(2, 1, 0)
-
-
-def fails(act: Callable[[], Any], kind: str, *parts: str) -> None:
-    """Refused with that kind of mistake, in words that hold every part."""
-    with pytest.raises(DatasetError) as error:
-        act()
-    assert error.value.kind == kind, error.value
-    for part in parts:
-        assert part in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------ releases

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees_volumes import as_shown, fails, organs, read_label, scan, volumes, write_btcv
+from helpers_releases import fails
+from trees_volumes import as_shown, organs, read_label, scan, volumes, write_btcv
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.btcv import BTCV

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_data import save_grey
+from helpers_releases import fails
 from PIL import Image
-from trees_volumes import fails, organs, read_label, scan, volumes, write_btcv_ms2
+from trees_volumes import organs, read_label, scan, volumes, write_btcv_ms2
 
 from medsam2.data.intensity import Range
 from medsam2.data.records import of_split

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_data import save_grey
+from helpers_releases import fails
 from PIL import Image
 from trees_fundus import EYE, dataset, mark, photo, write_drishti
 
-from medsam2.data.records import DatasetError
 from medsam2.data.releases.drishti import Drishti
 
 MAP = Path("Training/GT/drishtiGS_001/SoftMap/drishtiGS_001_ODsegSoftmap.png")
@@ -30,14 +30,6 @@ def root(clean: Path, tmp_path: Path) -> Path:
 
 def build(root: Path, align: int = 16, **settings: Any) -> Any:
     return dataset(Drishti(align), root, name="drishti_gs", **settings)
-
-
-def fails(act: Any, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        act()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
 
 
 def test_cases_and_splits(clean: Path) -> None:

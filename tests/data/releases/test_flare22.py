@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees_volumes import as_shown, fails, organs, read_label, volumes, write_flare22
+from helpers_releases import fails
+from trees_volumes import as_shown, organs, read_label, volumes, write_flare22
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.amos import AMOS

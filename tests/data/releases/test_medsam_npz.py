@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees_volumes import fails, organs, read_label, scan, volumes, write_medsam_npz
+from helpers_releases import fails
+from trees_volumes import organs, read_label, scan, volumes, write_medsam_npz
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.medsam_npz import MedSAMNpz

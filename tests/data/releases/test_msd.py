@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees_volumes import PROSTATE, as_shown, fails, organs, read_label, scan, volumes, write_json, write_msd
+from helpers_releases import fails
+from trees_volumes import PROSTATE, as_shown, organs, read_label, scan, volumes, write_json, write_msd
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.msd import MSD

@@ -10,7 +10,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from trees_volumes import REGIONS, as_shown, fails, organs, read_label, save_volume, volumes, write_json, write_nnunet
+from helpers_releases import fails
+from trees_volumes import REGIONS, as_shown, organs, read_label, save_volume, volumes, write_json, write_nnunet
 
 from medsam2.data.records import of_split
 from medsam2.data.releases.nnunet import NNUNet

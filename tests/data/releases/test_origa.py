@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_data import save_grey
+from helpers_releases import case_of, fails
 from PIL import Image
 from scipy.io import savemat
 from trees_fundus import EYE, dataset, mark, nested, photo, write_origa
 
-from medsam2.data.records import DatasetError, of_split
+from medsam2.data.records import of_split
 from medsam2.data.releases.origa import Origa
 
 
@@ -33,18 +34,6 @@ def root(clean: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def matlab(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean / "matlab", tmp_path / "ORIGA"))
-
-
-def case_of(data: Any, case_id: str) -> Any:
-    return data.load(next(record for record in data.records() if record.case_id == case_id))
-
-
-def fails(act: Any, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        act()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
 
 
 def test_set_a_trains_and_set_b_tests(clean: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers_releases import case_of, fails
 from trees_fundus import EYE, contour, dataset, photo, write_papila
 
-from medsam2.data.records import DatasetError, of_split
+from medsam2.data.records import of_split
 from medsam2.data.releases.papila import Papila, fill_polygon
 
 CUP = Path("ExpertsSegmentations/Contours/RET003OS_cup_exp1.txt")
@@ -24,18 +24,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean, tmp_path / "PAPILA"))
-
-
-def case_of(data: Any, case_id: str) -> Any:
-    return data.load(next(record for record in data.records() if record.case_id == case_id))
-
-
-def fails(act: Any, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        act()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
 
 
 def inside(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_data import save_grey, save_photo
+from helpers_releases import case_of, fails
 from PIL import Image
 from trees_fundus import EYE, mark, photo, refuge, save_eye, write_kaggle, write_multi_rater, write_official
 
@@ -35,10 +36,6 @@ def root(clean: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def official(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean / "official", tmp_path / "official" / "REFUGE"))
-
-
-def case_of(dataset: Any, case_id: str) -> Any:
-    return dataset.load(next(record for record in dataset.records() if record.case_id == case_id))
 
 
 def test_multi_rater_values(root: Path) -> None:
@@ -153,19 +150,11 @@ def test_only_the_files_of_the_chosen_structure_are_needed(root: Path, structure
 
 
 def fails_to_load(dataset: Any, case_id: str, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        case_of(dataset, case_id)
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
+    fails(lambda: case_of(dataset, case_id), kind, *parts)
 
 
 def fails_to_list(dataset: Any, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        dataset.records()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
+    fails(dataset.records, kind, *parts)
 
 
 @pytest.mark.parametrize("values", [(0, 17, 255), (0, 1, 255), (0, 128)])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from helpers_data import save_grey
+from helpers_releases import case_of, fails
 from trees_fundus import EYE, dataset, mark, photo, write_rim_one_dl, write_rim_one_r3
 
-from medsam2.data.records import DatasetError, of_split
+from medsam2.data.records import of_split
 from medsam2.data.releases.rim_one import RimOneDL, RimOneR3
 
 HEALTHY = Path("Healthy")
@@ -33,18 +33,6 @@ def r3(clean: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def dl(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean / "RIM-ONE_DL", tmp_path / "RIM-ONE_DL"))
-
-
-def case_of(data: Any, case_id: str) -> Any:
-    return data.load(next(record for record in data.records() if record.case_id == case_id))
-
-
-def fails(act: Any, kind: str, *parts: str) -> None:
-    with pytest.raises(DatasetError) as error:
-        act()
-    assert error.value.kind == kind
-    for part in parts:
-        assert part in str(error.value)
 
 
 def test_r3_cases(clean: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from trees_volumes import fails, organs, read_label, scan, volumes, write_synapse
+from helpers_releases import fails
+from trees_volumes import organs, read_label, scan, volumes, write_synapse
 
 from medsam2.data.intensity import Range
 from medsam2.data.records import of_split
