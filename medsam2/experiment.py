@@ -191,7 +191,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
     """Every object of a run, each built once: data, network, method, loss, optimiser, schedule, evaluator."""
     import torch
 
-    from medsam2.data.loader import PromptedCases, build_loader
+    from medsam2.data.loader import build_loader
     from medsam2.data.records import of_split
     from medsam2.optim import set_trainable
     from medsam2.tasks.parts import Parts, RunLogger
@@ -202,18 +202,20 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         torch.set_num_threads(cfg.num_threads)
     trainer = instantiate(cfg.trainer)
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
-    method = instantiate(cfg.method)(model=build_network(cfg), loss=instantiate(cfg.loss))
+    method = instantiate(cfg.method)(
+        model=build_network(cfg), loss=instantiate(cfg.loss), seed=cfg.seed
+    )
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
     optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
     prompt, transforms, cache = instantiate(cfg.prompt), instantiate(cfg.transforms), instantiate(cfg.cache)
-    cases = PromptedCases(
-        dataset,
-        of_split(dataset.records(), "train"),
-        prompt,
-        cfg.image_size,
-        cfg.seed,
-        transforms,
+    cases = method.build_cases(
+        dataset=dataset,
+        records=of_split(dataset.records(), "train"),
+        prompt=prompt,
+        image_size=cfg.image_size,
+        seed=cfg.seed,
+        transforms=transforms,
         training=True,
         cache=cache,
     )

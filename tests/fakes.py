@@ -21,7 +21,7 @@ from medsam2.data.loader import Batch, PromptedCases, Sample, build_loader
 from medsam2.data.prompts import BoxPrompt
 from medsam2.data.records import Case, Record, of_split
 from medsam2.data.seeding import stable_rng
-from medsam2.methods.base import Loss, Prediction
+from medsam2.methods.base import Loss, Method, Prediction
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SHAPE = (20, 30)  # height, width: not square, so that a swap shows
@@ -96,13 +96,14 @@ class Blobs:
         return build_loader(cases, batch_size, num_workers=0, shuffle=training, seed=seed)
 
 
-class PixelMethod:
-    """Judges each pixel by its neighbourhood; the prompt is not looked at. Fulfils `methods.base.Method`."""
+class PixelMethod(Method):
+    """Judges each pixel by its neighbourhood; the prompt is not looked at. """
 
     def __init__(self, dropout: float = 0.0, seed: int = 0):
+        super().__init__(nn.Identity())
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
-        self.model: nn.Module = nn.Sequential(
+        self.model = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Dropout(dropout), nn.Conv2d(4, 1, 1)
         )
         torch.set_rng_state(generator_state)
@@ -114,10 +115,7 @@ class PixelMethod:
 
     def predict(self, batch: Batch) -> Prediction:
         logits = self.model(batch.images)[batch.image_index].float()
-        return Prediction(logits, logits.sigmoid().amax((1, 2, 3)))
-
-    def to(self, device: str) -> None:
-        self.model.to(device)
+        return Prediction(logits, logits.sigmoid().amax((1, 2, 3)), batch.objects)
 
 
 class Stopped(BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medsam2.data.prompts import Prompt
+
+if TYPE_CHECKING:
+    from medsam2.data.prepared import PackedMasks
 
 MASK_LOGIT = 10.0  # SAM 2 takes logits +10 and -10 for a given mask
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
@@ -29,6 +32,12 @@ class ObjectInfo:
     spacing: tuple[float, float] | None  # (row, column) mm
     label: NDArray[np.bool_] | None  # H×W
     image: NDArray[np.uint8] | None  # H×W×3; the objects of a case share one array
+    raters: PackedMasks | None = None  # every rater's mask at H×W, where there are several
+    present: bool = True  # whether the structure is there at all; in training, in the target
+    volume: str = ""  # the volume this is a slice of
+    index: int = 0  # its place in the volume
+    thickness: float | None = None  # mm from one slice of the volume to the next
+    prompted: bool = True  # False: a slice without a prompt of its own, answered by tracking
 
 
 @dataclass
@@ -65,6 +74,7 @@ class Batch:
     mask_inputs: Tensor | None = None  # N×1×S/4×S/4 logits, 0 for objects without; None where none has one
     mask_given: Tensor | None = None  # N bool, which objects have one
     point_counts: list[int] = field(default_factory=list)  # N: points of each, 1 for none; or empty: all P
+    present: Tensor | None = None  # N bool, objects whose target is not empty; None for all
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on ``device``, as the network takes it; object infos stay on the host."""
@@ -113,6 +123,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         mask_inputs=mask_inputs,
         mask_given=mask_given,
         point_counts=point_counts,
+        present=torch.tensor([info.present for sample in samples for info in sample.objects], dtype=torch.bool),
     )
 
 

@@ -37,6 +37,8 @@ class PromptedCases(TorchDataset[Sample]):
     ``index`` after ``set_epoch``: a worker process holds a copy of this object, so only the first way reaches it.
     """
 
+    collate = staticmethod(collate)
+
     def __init__(
         self,
         dataset: Dataset,
@@ -203,7 +205,7 @@ def build_loader(
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), seed, shuffle),
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=start_worker,

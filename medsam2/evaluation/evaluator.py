@@ -74,8 +74,8 @@ class Evaluator:
         with autocast():
             prediction = method.predict(batch.to(device))
         ious = prediction.iou_predictions.tolist()
-        masks = [self._native(logits, o) for logits, o in zip(prediction.mask_logits, batch.objects, strict=True)]
-        return list(zip(batch.objects, masks, ious, strict=True))
+        masks = [self._native(logits, o) for logits, o in zip(prediction.mask_logits, prediction.objects, strict=True)]
+        return list(zip(prediction.objects, masks, ious, strict=True))
 
     def _native(self, logits: Tensor, info: ObjectInfo) -> Mask:
         """1×h×w logits to a mask of the label's H×W; logits are interpolated, never masks."""

@@ -1,12 +1,14 @@
-"""What the trainer and the evaluator know of a method."""
+"""What the trainer, the evaluator and the data loader know of a method."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from medsam2.data.loader import Batch
+from medsam2.data.batch import ObjectInfo
+from medsam2.data.loader import Batch, PromptedCases
 
 
 class Loss(NamedTuple):
@@ -17,19 +19,58 @@ class Loss(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """mask_logits N×1×h×w (0 is probability 0.5, any resolution), iou_predictions N in 0..1."""
+    """Answers for N objects: mask_logits N×1×h×w (0 is probability 0.5, any resolution), iou_predictions N in 0..1.
+
+    objects: what each answer is about; a slice of a tracked volume is an object of its own.
+    """
 
     mask_logits: Tensor
     iou_predictions: Tensor
+    objects: list[ObjectInfo]
 
 
-class Method(Protocol):
-    model: nn.Module
+class Method:
+    """How a network is trained and asked. A method overrides `loss` and `predict`, and of the rest what it needs.
 
-    def loss(self, batch: Batch) -> Loss:
+    Args:
+        model: the network.
+        seed: whatever is drawn in training depends on it, on the epoch and on the case, never on what was drawn before.
+    """
+
+    protocol = "alone"  # how cases stand to each other in an evaluation; a column of the rows
+    in_order = False  # whether an answer depends on the cases that were asked before
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        self.model: Any = model
+        self.seed = seed
+        self.epoch = 0
+
+    def loss(self, batch: Any) -> Loss:
         """The loss of a batch with at least one object; the model is in training mode."""
+        raise NotImplementedError
 
-    def predict(self, batch: Batch) -> Prediction:
-        """A mask for each of the batch's N objects; the model is in evaluation mode, without gradients."""
+    def predict(self, batch: Any) -> Prediction:
+        """A mask for each object of a batch; the model is in evaluation mode, without gradients."""
+        raise NotImplementedError
 
-    def to(self, device: str) -> None: ...
+    def build_cases(self, **settings: Any) -> PromptedCases:
+        """What the loader draws from; arguments as PromptedCases."""
+        return PromptedCases(**settings)
+
+    def to(self, device: str) -> None:
+        """Moves the network."""
+        self.model.to(device)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the first batch of an epoch, and when a resumed run goes on in the middle of one."""
+        self.epoch = epoch
+
+    def start_evaluation(self, support: Callable[[], Iterable[Batch]]) -> None:
+        """Called before the first batch of an evaluation. `support` gives training cases as they are evaluated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict`."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medsam2.data.loader import Batch
-from medsam2.methods.base import Loss, Prediction
+from medsam2.methods.base import Loss, Method, Prediction
 from medsam2.modeling.mask_decoder import MaskPredictions
 from medsam2.modeling.sam import LOGIT_LIMIT
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medsam2.modeling.sam2 import SAM2
 
 
-class ImageMethod:
+class ImageMethod(Method):
     """Prompted segmentation of single images; the decoder's single-mask output in training and in evaluation alike.
 
     Args:
@@ -29,13 +29,13 @@ class ImageMethod:
             the answer the last one.
     """
 
-    def __init__(self, model: SAM2, loss: nn.Module, rounds: int = 1):
-        self.model = model
+    def __init__(self, model: SAM2, loss: nn.Module, rounds: int = 1, seed: int = 0):
+        super().__init__(model, seed)
         self.criterion = loss
         self.rounds = rounds
 
     def to(self, device: str) -> None:
-        self.model.to(device)
+        super().to(device)
         self.criterion.to(device)
 
     def loss(self, batch: Batch) -> Loss:
@@ -45,7 +45,7 @@ class ImageMethod:
 
     def predict(self, batch: Batch) -> Prediction:
         *_, last = self._decode(batch)
-        return Prediction(last.low_res_masks.float(), last.iou_predictions[:, 0].float())
+        return Prediction(last.low_res_masks.float(), last.iou_predictions[:, 0].float(), batch.objects)
 
     def _mask_loss(self, output: MaskPredictions, targets: Tensor) -> Tensor:
         # bilinear, in float32: nearest would train the staircase, bf16 would quantise logits near the boundary

@@ -81,7 +81,14 @@ class Parts:
     def cases(self, split: str) -> PromptedCases:
         """The cases of a split as they are evaluated: fixed prompts, no transforms."""
         records = of_split(self.dataset.records(), split)
-        return PromptedCases(self.dataset, records, self.prompt, self.image_size, self.seed, cache=self.cache)
+        return self.method.build_cases(
+            dataset=self.dataset,
+            records=records,
+            prompt=self.prompt,
+            image_size=self.image_size,
+            seed=self.seed,
+            cache=self.cache,
+        )
 
     def prepare(self, *splits: str) -> None:
         """Decodes the cases of these splits into the cache: no step waits for it, and a damaged file is found now.

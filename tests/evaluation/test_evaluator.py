@@ -29,7 +29,7 @@ class Fixed:
     def predict(self, batch: Batch) -> Prediction:
         assert not self.model.training
         assert torch.is_inference_mode_enabled()
-        return Prediction(self.logits, torch.full((len(self.logits),), 0.25))
+        return Prediction(self.logits, torch.full((len(self.logits),), 0.25), batch.objects)
 
     def loss(self, batch: Batch) -> Loss:
         raise NotImplementedError
