@@ -253,9 +253,9 @@ def describe(device: str) -> str:
     return f"{place}; {', '.join(versions)}"
 
 
-def to_markdown(rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [HEADER, *rows]) for i in range(len(HEADER))]
-    lines = [HEADER, ["-" * width for width in widths], *rows]
+def to_markdown(rows: list[list[str]], header: list[str] = HEADER) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 

@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from medsam2.config import PROJECT, environment_path, register_resolvers
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from medsam2.modeling.sam import SAM
 
 log = logging.getLogger(__name__)
@@ -52,14 +54,19 @@ def _no_other_app() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def build_network(cfg: DictConfig) -> SAM:
-    """The network of a run's config, with its weights, in training mode."""
+def build_network(cfg: DictConfig, learned_prompts: nn.Module | None = None) -> SAM:
+    """The network of a run's config, with its weights, in training mode.
+
+    Args:
+        learned_prompts: becomes a part of the network; the checkpoint may hold it, or lack it.
+    """
     from medsam2.modeling.weights import load_checkpoint
 
     network: SAM = instantiate(cfg.model.network)
+    network.learned_prompts = learned_prompts
     if cfg.model.checkpoint is not None:
         path = environment_path(cfg.model.checkpoint)
-        load_checkpoint(network, path, strict=cfg.model.strict, sha256=cfg.model.sha256)
+        load_checkpoint(network, path, cfg.model.strict, cfg.model.sha256, optional=["learned_prompts."])
     count = sum(p.numel() for p in network.parameters())
     start = "random weights" if cfg.model.checkpoint is None else Path(cfg.model.checkpoint).name
     log.info("%s: %.2f M parameters, %s, %d px", cfg.model.name, count / 1e6, start, cfg.image_size)

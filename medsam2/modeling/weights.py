@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -144,13 +144,16 @@ def check_sha256(path: str | Path, sha256: str) -> None:
         )
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha256: str | None = None) -> None:
+def load_checkpoint(
+    model: nn.Module, path: str | Path, strict: bool = True, sha256: str | None = None, optional: Sequence[str] = ()
+) -> None:
     """Load a checkpoint into `model`; values are cast to the model's number format.
 
     Args:
         strict: every tensor of the model must be in the file in its shape, and no other. Otherwise those that fit are
             loaded, if they are 90 % of the model's, and the rest stays as it is.
         sha256: the file must have it; None for any.
+        optional: beginnings of names that the file or the model may lack, whatever `strict` says.
 
     Raises:
         FileNotFoundError, ValueError: as read_state_dict.
@@ -159,7 +162,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha
     """
     if sha256 is not None and Path(path).is_file():
         check_sha256(path, sha256)
-    state, wanted = read_state_dict(path), model.state_dict()
+    state, wanted = _leave_out(optional, read_state_dict(path), model.state_dict())
     fitting = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
     share = len(fitting) / max(1, len(wanted))
     if len(fitting) == len(wanted) == len(state):
@@ -172,6 +175,16 @@ def load_checkpoint(model: nn.Module, path: str | Path, strict: bool = True, sha
         log.warning("loaded %.1f %% of the model's tensors\n%s", 100 * share, _compare(path, state, wanted))
     _check_finite(path, fitting)
     model.load_state_dict(fitting, strict=False)
+
+
+def _leave_out(optional: Sequence[str], state: State, wanted: State) -> tuple[State, State]:
+    """Both without the optional tensors that only one of them has."""
+    alone = {name for name in state.keys() ^ wanted.keys() if name.startswith(tuple(optional))}
+    if alone:
+        text = "the file's %s are not used" if alone & state.keys() else "the file has no %s: they start at random"
+        log.info(text, ", ".join(sorted({name.split(".")[0] for name in alone})))
+    kept = [{name: tensor for name, tensor in tensors.items() if name not in alone} for tensors in (state, wanted)]
+    return kept[0], kept[1]
 
 
 def _check_finite(path: str | Path, state: State) -> None:

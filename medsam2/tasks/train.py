@@ -12,14 +12,20 @@ from medsam2.training.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 
-def train(parts: Parts) -> Outcome:
+def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
     """Scores the model as it came on test (phase `zero_shot`), trains, and scores the best epoch on test (`test`).
 
     The test cases never choose anything: the epoch is chosen by `trainer.monitor`, which is computed on val.
+
+    Args:
+        legacy_select_on_test: the phase `val` is computed on the test cases, so that they choose the epoch and its
+            score is too good, as Medical-SAM2's is.
     """
     parts.prepare("train", "val", "test")
     zero_shot = _zero_shot(parts)
-    val_loader = parts.loader(parts.cases("val"))
+    if legacy_select_on_test:
+        log.warning("task.legacy_select_on_test=true: the test cases choose the epoch; their score is too good")
+    val_loader = parts.loader(parts.cases("test" if legacy_select_on_test else "val"))
 
     def validate(epoch: int) -> Mapping[str, float]:
         summary = summarise(parts.rows(val_loader, "val"), "val")
