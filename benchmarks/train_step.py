@@ -2,8 +2,8 @@
 
 The step is what the trainer does with a collated batch: to the device, `method=image` with its losses, backward, the
 gradient's norm, the optimiser. Beside it the same images and as many prompts through the network alone: encoder and
-decoder forward, a sum for a loss, backward. Both take turns, so that a busy moment hits both; the ratio of their medians
-is what the framework adds. One object per image, a box each.
+decoder forward, a sum for a loss, backward. Both take turns, so that a busy moment hits both; the ratio of their
+medians is what the framework adds. One object per image, a box each.
 """
 
 from __future__ import annotations

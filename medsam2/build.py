@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,6 @@ from omegaconf import DictConfig
 from medsam2.config import PROJECT, environment_path, register_resolvers
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from medsam2.modeling.sam import SAM
 
 log = logging.getLogger(__name__)
@@ -54,16 +52,20 @@ def _no_other_app() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def build_network(cfg: DictConfig, learned_prompts: nn.Module | None = None) -> SAM:
+def build_network(cfg: DictConfig, structures: Sequence[str] = (), num_tokens: int = 0) -> SAM:
     """The network of a run's config, with its weights, in training mode.
 
     Args:
-        learned_prompts: becomes a part of the network; the checkpoint may hold it, or lack it.
+        structures, num_tokens: those that get learned prompts, of so many tokens each; the checkpoint may hold them.
     """
     from medsam2.modeling.weights import load_checkpoint
 
     network: SAM = instantiate(cfg.model.network)
-    network.learned_prompts = learned_prompts
+    if num_tokens:
+        from medsam2.modeling.learned_prompts import LearnedPrompts
+
+        dim = network.sam_prompt_encoder.no_mask_embed.embedding_dim
+        network.learned_prompts = LearnedPrompts(structures, num_tokens, dim)
     if cfg.model.checkpoint is not None:
         path = environment_path(cfg.model.checkpoint)
         load_checkpoint(network, path, cfg.model.strict, cfg.model.sha256, optional=["learned_prompts."])

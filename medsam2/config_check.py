@@ -106,6 +106,23 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scheduler.min_factor": _SHARE,
     "loss.pos_weight": _POSITIVE,
     "method.rounds": _COUNT,
+    "method.eval_rounds": _COUNT,
+    "method.ground_truth_share": _SHARE,
+    "method.iou": _NOT_NEGATIVE,
+    "method.presence": _NOT_NEGATIVE,
+    "method.size": _COUNT,
+    "method.num_memories": _COUNT,
+    "method.temperature": _NOT_NEGATIVE,
+    "method.min_iou": _SHARE,
+    "method.slack": _NOT_NEGATIVE,
+    "method.prompt_share": _SHARE,
+    "method.eval_prompt_share": _SHARE,
+    "method.support_cases": _COUNT,
+    "method.frames": _COUNT,
+    "method.num_prompts": _COUNT,
+    "method.step": _COUNT,
+    "method.chunk": _COUNT,
+    "method.max_objects": _COUNT,
     "model.mask_selection.delta": _NOT_NEGATIVE,
     "model.mask_selection.thresh": _SHARE,
     "cache.max_gb": _POSITIVE,
@@ -113,10 +130,20 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.val_every": _COUNT,
     "trainer.accumulate": _COUNT,
     "trainer.clip_norm": _POSITIVE,
+    "trainer.ema": (_number(lambda v: 0 < v < 1), "must be a number above 0 and below 1"),
     "trainer.checkpoint_minutes": _POSITIVE,
     "trainer.max_batches": _COUNT,
 }
-NULL_ALLOWED = {"num_threads", "trainer.clip_norm", "trainer.max_batches"}  # null: no limit
+NULL_ALLOWED = {  # null: no limit, or off
+    "num_threads",
+    "method.num_prompts",
+    "method.temperature",
+    "method.support_cases",
+    "method.max_objects",
+    "trainer.clip_norm",
+    "trainer.ema",
+    "trainer.max_batches",
+}
 
 
 def range_problems(plain: Mapping[str, Any]) -> list[str]:
@@ -167,7 +194,7 @@ FREE_KEYS = {  # what nodes without a `_target_` may hold
         "use_signed_tpos_enc_to_obj_ptrs",
         "no_obj_embed_spatial",
     },
-    "model.tuning": {"trainable", "lr", "max_epochs"},
+    "model.tuning": {"groups", "lr", "max_epochs", "decay_all", "lora"},
     "paths": {"output_dir", "data_root", "checkpoint_dir", "cache_dir"},
     "sweep": {"id", "parent_run_id"},
 }
@@ -248,8 +275,11 @@ def build_problems(cfg: DictConfig, key: str, built: dict[str, Any]) -> list[str
 
 
 def monitor_problems(plain: Mapping[str, Any], structures: Sequence[str]) -> list[str]:
-    """A `trainer.monitor` that no validation of these structures will compute."""
-    names = _select(plain, "metrics.names")
-    valid = [f"val/{name}/{of}" for name in (names if isinstance(names, list) else []) for of in ("mean", *structures)]
+    """A `trainer.monitor` that no validation of these structures will compute, or that is better when smaller."""
+    from medsam2.evaluation.metrics import LOWER_IS_BETTER
+
+    names = [name for name in _select(plain, "metrics.names") or [] if name not in LOWER_IS_BETTER]
+    valid = [f"val/{name}/{of}" for name in names for of in ("mean", *structures)]
     monitor = _select(plain, "trainer.monitor")
-    return [] if monitor in valid else [f"trainer.monitor={monitor}: use one of {', '.join(valid)}"]
+    cure = f"use one of {', '.join(valid)}" if valid else "add dice to metrics.names"
+    return [] if monitor in valid else [f"trainer.monitor={monitor}: {cure}"]

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -193,7 +193,8 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
 
     from medsam2.data.loader import build_loader
     from medsam2.data.records import of_split
-    from medsam2.optim import set_trainable
+    from medsam2.modeling.lora import add_lora
+    from medsam2.optim import build_groups
     from medsam2.tasks.parts import Parts, RunLogger
     from medsam2.training.precision import build_runtime, seed_everything
 
@@ -202,13 +203,17 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         torch.set_num_threads(cfg.num_threads)
     trainer = instantiate(cfg.trainer)
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
-    method = instantiate(cfg.method)(
-        model=build_network(cfg), loss=instantiate(cfg.loss), seed=cfg.seed
-    )
+    prompt = instantiate(cfg.prompt)
+    network = build_network(cfg, dataset.structures, getattr(prompt, "num_tokens", 0))
+    tuning: Any = OmegaConf.to_container(cfg.model.tuning, resolve=True)
+    if tuning["lora"] is not None:
+        add_lora(network, seed=cfg.seed, **tuning["lora"])
+    method = instantiate(cfg.method)(model=network, loss=instantiate(cfg.loss), seed=cfg.seed)
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
-    optimizer = instantiate(cfg.optim)(params=set_trainable(method.model, list(cfg.model.tuning.trainable)))
-    prompt, transforms, cache = instantiate(cfg.prompt), instantiate(cfg.transforms), instantiate(cfg.cache)
+    groups = build_groups(network, tuning["groups"], cfg.optim.lr, tuning["decay_all"])
+    optimizer = instantiate(cfg.optim)(params=groups)
+    transforms, cache = instantiate(cfg.transforms), instantiate(cfg.cache)
     cases = method.build_cases(
         dataset=dataset,
         records=of_split(dataset.records(), "train"),
@@ -218,6 +223,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         transforms=transforms,
         training=True,
         cache=cache,
+        targets=instantiate(cfg.target),
     )
     loader = build_loader(cases, cfg.batch_size, cfg.num_workers, shuffle=True, seed=cfg.seed)
     scheduler = instantiate(cfg.scheduler)(

@@ -62,6 +62,7 @@ class Blobs:
     name = "blobs"
     structures = ("blob",)
     allow_shared_patient = False
+    exclusive = True
     root = Path()
 
     def __init__(self, train: int = 8, val: int = 3, test: int = 3, absent: Sequence[str] = ()):

@@ -30,19 +30,20 @@ class ObjectInfo:
     structure: str
     prompt: Prompt  # (x, y) in native pixels; in training in the model's, S×S
     spacing: tuple[float, float] | None  # (row, column) mm
-    label: NDArray[np.bool_] | None  # H×W
-    image: NDArray[np.uint8] | None  # H×W×3; the objects of a case share one array
+    label: NDArray[np.bool_] | None = None  # H×W
+    image: NDArray[np.uint8] | None = None  # H×W×3; the objects of a case share one array
     raters: PackedMasks | None = None  # every rater's mask at H×W, where there are several
     present: bool = True  # whether the structure is there at all; in training, in the target
     volume: str = ""  # the volume this is a slice of
     index: int = 0  # its place in the volume
     thickness: float | None = None  # mm from one slice of the volume to the next
     prompted: bool = True  # False: a slice without a prompt of its own, answered by tracking
+    exclusive: bool = False  # its answer is to be merged with those for the other structures, by merge_structures
 
 
 @dataclass
 class Sample:
-    """One case: ``image`` C×S×S, ``targets`` n×S×S bool, one per object.
+    """One case: ``image`` C×S×S, ``targets`` n×S×S, one per object: bool, or float32 in [0, 1] where they are soft.
 
     Images are grey (C = 1) or colour (3), uint8, uint16 or float32, as they are kept: ``Batch.to`` makes them what the
     network takes, behind the transfer, not before.
@@ -61,14 +62,14 @@ class Sample:
 class Batch:
     """B images and the N objects on them; ``image_index`` says which object is on which image. N may be 0.
 
-    As collated, images are C×S×S and targets bool, as samples have them; ``to`` makes both float32.
+    As collated, images are C×S×S and targets bool or float32, as samples have them; ``to`` makes both float32.
     """
 
     images: Tensor  # B×3×S×S float32 in [0, 1], after ``to``
     image_index: Tensor  # N int64
     point_coords: Tensor  # N×P×2 float32, (x, y) in model pixels
     point_labels: Tensor  # N×P int64, padded with -1
-    targets: Tensor  # N×1×S×S float32 in {0, 1}, after ``to``
+    targets: Tensor  # N×1×S×S float32 in {0, 1}, after ``to``; between them where they are soft
     objects: list[ObjectInfo]  # N
     case_ids: list[str]  # B, in the order of images
     mask_inputs: Tensor | None = None  # N×1×S/4×S/4 logits, 0 for objects without; None where none has one
@@ -159,3 +160,25 @@ def mask_to_logits(mask: NDArray[np.bool_], size: int) -> Tensor:
     """
     logits = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.float32) * (2 * MASK_LOGIT) - MASK_LOGIT
     return F.interpolate(logits[None, None], (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def merge_structures(mask_logits: Tensor, image_index: Tensor, exclusive: Sequence[bool] | bool = True) -> Tensor:
+    """Answers for structures that exclude each other, by argmax: a pixel goes to the largest logit above 0.
+
+    From each logit the largest one of the image's other structures is taken, where that is above 0. So no pixel is
+    left to two of them, at this resolution and after any interpolation; equal logits stay as they are.
+
+    Args:
+        mask_logits: N×1×h×w.
+        image_index: N, the image of each.
+        exclusive: of each, or of all, whether it takes part.
+    """
+    part = torch.as_tensor(exclusive, device=mask_logits.device).expand(len(mask_logits))
+    alone = torch.arange(len(part), device=part.device) + len(part)
+    group = torch.where(part, image_index, alone)[:, None, None, None].expand_as(mask_logits)
+    lowest = mask_logits.new_full((2 * len(part), *mask_logits.shape[1:]), -torch.inf)
+    best = lowest.scatter_reduce(0, group, mask_logits, "amax").gather(0, group)
+    rest = mask_logits.masked_fill(mask_logits == best, -torch.inf)
+    second = lowest.scatter_reduce(0, group, rest, "amax").gather(0, group)
+    others = torch.where(mask_logits == best, second, best)
+    return mask_logits - others.clamp(min=0)

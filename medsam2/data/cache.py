@@ -212,6 +212,7 @@ def pack_entry(prepared: Prepared) -> bytes:
     rest = {
         "shape": prepared.shape,
         "spacing": prepared.spacing,
+        "thickness": prepared.thickness,
         "raters": {structure: [masks.shape, masks.box] for structure, masks in prepared.raters.items()},
     }
     arrays = {"image": prepared.image, "rest": np.frombuffer(json.dumps(rest).encode(), dtype=np.uint8)}
@@ -231,7 +232,7 @@ def unpack_entry(content: bytearray) -> Prepared:
         for structure, (shape, box) in rest["raters"].items()
     }
     spacing = rest["spacing"]
-    return Prepared(arrays["image"], tuple(rest["shape"]), raters, spacing and tuple(spacing))
+    return Prepared(arrays["image"], tuple(rest["shape"]), raters, spacing and tuple(spacing), rest["thickness"])
 
 
 def _find_arrays(content: bytearray, start: int) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,12 @@ def _half_unpacked(release: Release, root: Path, problems: Sequence[Problem]) ->
     return DatasetError("\n".join(lines), kind=problems[0].kind)
 
 
+def have_own_values(values: Mapping[str, Sequence[int]], structures: Sequence[str]) -> bool:
+    """Whether every structure is marked by values of one label map that mark no other; without values it may not be."""
+    marks = [value for structure in structures for value in values.get(structure, ())]
+    return all(structure in values for structure in structures) and len(marks) == len(set(marks))
+
+
 def describe(value: Any) -> Any:
     """An object made of plain settings as plain values: its class with the hash of its source, and its attributes."""
     if isinstance(value, dict):
@@ -148,6 +154,11 @@ class ImageDataset(FileDataset):
     ) -> None:
         split = Split(val_fraction, test_fraction, split_seed, fold, folds, split_file)
         super().__init__(root, release, structures, name, split, cache_dir)
+
+    @property
+    def exclusive(self) -> bool:
+        """Not where structures have files of their own, as cup and disc do, of which one holds the other."""
+        return have_own_values(getattr(self.release, "labels", None) or {}, self.structures)
 
     def load(self, record: Record) -> Case:
         """Image, raters, majority. Raises DatasetError for damaged files, undeclared values, other sizes."""

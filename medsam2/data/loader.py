@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medsam2.data.batch import Batch, ObjectInfo, Sample, collate, mask_to_logits, to_float
 from medsam2.data.cache import Cache
-from medsam2.data.prepared import Prepared, agreement, consensus, share
-from medsam2.data.prompts import Prompter, prompt_rng
-from medsam2.data.records import Dataset, Record, compute_consensus
+from medsam2.data.prepared import Prepared, agreement, consensus
+from medsam2.data.prompts import LEARNED, Prompt, Prompter, prompt_rng
+from medsam2.data.records import Dataset, DatasetError, Record, compute_consensus
 from medsam2.data.seeding import stable_rng
 from medsam2.data.source import CaseSource, start_worker
+from medsam2.data.targets import Majority, Target
 from medsam2.data.transforms import SampleTransform
 
 __all__ = ["Batch", "EpochSampler", "ObjectInfo", "PromptedCases", "Sample", "build_loader", "collate", "scale_points"]
@@ -31,10 +33,12 @@ __all__ = ["Batch", "EpochSampler", "ObjectInfo", "PromptedCases", "Sample", "bu
 class PromptedCases(TorchDataset[Sample]):
     """The cases of one split as samples: a prompt for every structure that is present.
 
+    A prompt that needs no object (none, learned) is given for every structure; the target of an absent one is empty.
     In training, prompts and transforms differ from epoch to epoch, and prompts are drawn from the masks as the model
     sees them, after the transforms; otherwise a case has the same prompts in every run and at every image size, drawn
-    at its native size, and transforms are not applied. Ask for ``(epoch, index)``, as EpochSampler does, or for
-    ``index`` after ``set_epoch``: a worker process holds a copy of this object, so only the first way reaches it.
+    at its native size, and neither transforms nor ``targets`` are applied. Ask for ``(epoch, index)``, as EpochSampler
+    does, or for ``index`` after ``set_epoch``: a worker process holds a copy of this object, so only the first way
+    reaches it.
     """
 
     collate = staticmethod(collate)
@@ -49,6 +53,7 @@ class PromptedCases(TorchDataset[Sample]):
         transforms: SampleTransform | None = None,
         training: bool = False,
         cache: Cache | None = None,
+        targets: Target | None = None,
     ) -> None:
         self.source = CaseSource(dataset, image_size, cache)
         self.dataset = dataset
@@ -58,6 +63,7 @@ class PromptedCases(TorchDataset[Sample]):
         self.seed = seed
         self.transforms = transforms
         self.training = training
+        self.targets: Target = targets or Majority()
         self.epoch = 0
         self.pictures = False  # native images are large; they travel only where something is drawn
 
@@ -80,13 +86,21 @@ class PromptedCases(TorchDataset[Sample]):
             rng = stable_rng("transforms", self.seed, record.case_id, epoch)
             image, masks = _transform(self.transforms, to_float(image), masks, rng)
         sample = _Sample(record.case_id, image)
-        for structure, raters in masks.items():
-            target = compute_consensus(raters)
-            if target.any():  # too small for the model's resolution: a click with an empty target teaches nothing
-                prompt = self.prompt(share(raters), prompt_rng(self.seed, record.case_id, structure, epoch))
-                info = ObjectInfo(record.case_id, record.patient_id, structure, prompt, prepared.spacing, None, None)
-                sample.add(info, target, target.shape)
+        for structure in masks if self.prompt.needs_object else self.dataset.structures:
+            count = prepared.raters[structure].shape[0]
+            raters = masks[structure] if structure in masks else np.zeros((count, *image.shape[1:]), dtype=np.bool_)
+            target, drawn = self._aim(record, raters, epoch)
+            present = bool(target.any())
+            if present or not self.prompt.needs_object:  # too small for the model: clicks on nothing teach nothing
+                prompt = self.prompt(drawn, prompt_rng(self.seed, record.case_id, structure, epoch))
+                sample.add(self._describe(record, prepared, structure, prompt, present), target, target.shape)
         return sample.build(self.image_size)
+
+    def _aim(self, record: Record, raters: NDArray[np.bool_], epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        try:
+            return self.targets(raters, stable_rng("target", self.seed, record.case_id, epoch))
+        except DatasetError as error:
+            raise DatasetError(f"case {record.case_id}: {error}", error.kind) from None
 
     def _evaluate(self, record: Record, prepared: Prepared) -> Sample:
         sample = _Sample(record.case_id, prepared.pixels(self.image_size))
@@ -94,13 +108,30 @@ class PromptedCases(TorchDataset[Sample]):
         for structure in self.dataset.structures:
             packed = prepared.raters[structure]
             label = consensus(packed)
-            if not label.any():
+            present = bool(label.any())
+            if not present and self.prompt.needs_object:
                 continue
             prompt = self.prompt(agreement(packed), prompt_rng(self.seed, record.case_id, structure))
-            info = ObjectInfo(record.case_id, record.patient_id, structure, prompt, prepared.spacing, label, picture)
-            target = compute_consensus(packed.resized(self.image_size))
-            sample.add(info, target, label.shape)
+            info = self._describe(record, prepared, structure, prompt, present)
+            info.label, info.image, info.raters = label, picture, packed if packed.shape[0] > 1 else None
+            sample.add(info, compute_consensus(packed.resized(self.image_size)), label.shape)
         return sample.build(self.image_size)
+
+    def _describe(
+        self, record: Record, prepared: Prepared, structure: str, prompt: Prompt, present: bool
+    ) -> ObjectInfo:
+        return ObjectInfo(
+            case_id=record.case_id,
+            patient_id=record.patient_id,
+            structure=structure,
+            prompt=prompt,
+            spacing=prepared.spacing,
+            present=present,
+            volume=record.volume,
+            index=record.index,
+            thickness=prepared.thickness,
+            exclusive=self.dataset.exclusive and prompt.name == LEARNED,
+        )
 
     def _resized(self, prepared: Prepared) -> dict[str, NDArray[np.bool_]]:
         """R×S×S per structure that is present."""
@@ -120,11 +151,11 @@ class _Sample:
         self.case_id = case_id
         self.image = image
         self.objects: list[ObjectInfo] = []
-        self.targets: list[NDArray[np.bool_]] = []
+        self.targets: list[NDArray[Any]] = []
         self.points: list[Tensor] = []
         self.masks: list[Tensor | None] = []
 
-    def add(self, info: ObjectInfo, target: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
+    def add(self, info: ObjectInfo, target: NDArray[Any], shape: tuple[int, ...]) -> None:
         """``shape`` is H×W of the grid the prompt was drawn on."""
         size, prompt = self.image.shape[-1], info.prompt
         if info.label is None and prompt.mask is not None:  # in training nobody looks at the mask as it was drawn

@@ -61,12 +61,13 @@ class PackedMasks(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """``image`` is C×h×w, uint8 (C = 3) or uint16 (C = 1); ``shape`` the native H×W; ``raters`` by structure."""
+    """``image`` is C×h×w, uint8 (C = 3) or uint16 (C = 1); ``shape`` the native H×W; ``raters`` by structure; mm."""
 
     image: NDArray[Any]
     shape: tuple[int, int]
     raters: dict[str, PackedMasks]
     spacing: tuple[float, float] | None
+    thickness: float | None = None
 
     def pixels(self, size: int) -> Tensor:
         """C×size×size as kept, integers, where it has that size; else resized, float32 in [0, 1]."""
@@ -83,7 +84,8 @@ def prepare(case: Case, size: int) -> Prepared:
     image = resize(image, min(height, size), min(width, size))
     kind, white = LEVELS[channels]
     raters = {structure: pack(case.raters.get(structure, label[None])) for structure, label in case.labels.items()}
-    return Prepared((image.numpy() * white).round().astype(kind), (height, width), raters, case.spacing)
+    pixels = (image.numpy() * white).round().astype(kind)
+    return Prepared(pixels, (height, width), raters, case.spacing, case.thickness)
 
 
 def pack(masks: NDArray[np.bool_]) -> PackedMasks:

@@ -21,6 +21,7 @@ from medsam2.data.prompt_shapes import (
 from medsam2.data.seeding import stable_rng
 
 POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = 1, 0, 2, 3  # SAM 2's point labels; -1 is padding
+LEARNED = "learned"  # the name by which the network knows a prompt that it has tokens for
 CLICK_STRATEGIES = ("agreement", "uniform", "center")
 SLICE_STRATEGIES = ("largest", "first", "middle", "every")
 
@@ -42,7 +43,7 @@ class Prompt:
 
 
 class Prompter(Protocol):
-    """Draws one prompt for one object."""
+    """Draws one prompt for one object; a prompt that ``needs_object`` is given only for what is there."""
 
     @property
     def name(self) -> str: ...
@@ -50,8 +51,11 @@ class Prompter(Protocol):
     @property
     def budget(self) -> str: ...
 
+    @property
+    def needs_object(self) -> bool: ...
+
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
-        """``label`` is bool H×W, or the raters' agreement as float H×W. Raises ValueError if it is empty."""
+        """``label`` is bool H×W, or the raters' agreement as float H×W. ValueError if it is empty and must not be."""
 
 
 def prompt_rng(seed: int, case_id: str, structure: str, epoch: int | None = None) -> np.random.Generator:
@@ -64,16 +68,20 @@ class ClickPrompt:
 
     ``strategy`` "agreement" draws them where most raters agree, "uniform" anywhere on the majority's mask; both
     are the same without raters. "center" puts the first on the innermost pixel of the mask's largest connected
-    part and draws the others anywhere on the mask.
+    part and draws the others anywhere on the mask. ``legacy_transposed`` gives points as (row, column) of the
+    square that the network sees, as Medical-SAM2 does in 2-D: the click then lies on the object by chance alone.
     """
 
-    def __init__(self, num_clicks: int = 1, strategy: str = "agreement") -> None:
+    needs_object = True
+
+    def __init__(self, num_clicks: int = 1, strategy: str = "agreement", legacy_transposed: bool = False) -> None:
         if num_clicks < 1:
             raise ValueError(f"prompt.num_clicks={num_clicks} must be 1 or more")
         if strategy not in CLICK_STRATEGIES:
             raise ValueError(f"prompt.strategy={strategy!r} must be one of {', '.join(CLICK_STRATEGIES)}")
         self.num_clicks = num_clicks
         self.strategy = strategy
+        self.legacy_transposed = legacy_transposed
         self.name = "center" if strategy == "center" else "click"
         self.budget = "1 click" if num_clicks == 1 else f"{num_clicks} clicks"
 
@@ -82,6 +90,9 @@ class ClickPrompt:
         inside = label == label.max() if self.strategy == "agreement" else compute_majority(label)
         rows, columns = np.unravel_index(self._draw(inside, rng), label.shape)
         points = np.stack([columns, rows], axis=1).astype(np.float32)  # (x, y), not (row, column)
+        if self.legacy_transposed:
+            height, width = label.shape
+            points = points[:, ::-1] * np.array([width / height, height / width], dtype=np.float32)
         return Prompt(points, np.full(self.num_clicks, POSITIVE, dtype=np.int64), self.budget, self.name)
 
     def _draw(self, inside: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -105,14 +116,13 @@ class BoxPrompt:
     """
 
     name = budget = "box"
+    needs_object = True
 
     def __init__(self, jitter: float = 0.0, max_jitter: float = 0.02) -> None:
         if not 0 <= jitter < 0.5:
             raise ValueError(f"prompt.jitter={jitter} must be at least 0 and below 0.5 (a fraction of the box's side)")
         if not 0 <= max_jitter <= 1:
-            raise ValueError(
-                f"prompt.max_jitter={max_jitter} must lie in 0...1 (a fraction of the image's longer side)"
-            )
+            raise ValueError(f"prompt.max_jitter={max_jitter} must lie in 0...1 (of the image's longer side)")
         self.jitter = jitter
         self.max_jitter = max_jitter
 
@@ -135,12 +145,11 @@ class MaskPrompt:
     """
 
     name = budget = "mask"
+    needs_object = True
 
     def __init__(self, degrade: float = 0.0) -> None:
         if not 0 <= degrade < 1:
-            raise ValueError(
-                f"prompt.degrade={degrade} must be at least 0 and below 1 (a fraction of the mask's depth)"
-            )
+            raise ValueError(f"prompt.degrade={degrade} must be at least 0 and below 1 (of the mask's depth)")
         self.degrade = degrade
 
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
@@ -156,9 +165,25 @@ class NoPrompt:
     """Nothing: what the network finds by itself, also where there is no object."""
 
     name = budget = "none"
+    needs_object = False
 
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
         return _no_points(self.name)
+
+
+class LearnedPrompt:
+    """Nothing from a user: the network has ``num_tokens`` learned prompt tokens for each structure."""
+
+    name, budget = LEARNED, "none"
+    needs_object = False
+
+    def __init__(self, num_tokens: int = 4) -> None:
+        if num_tokens < 1:
+            raise ValueError(f"prompt.num_tokens={num_tokens} must be 1 or more")
+        self.num_tokens = num_tokens
+
+    def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
+        return replace(_no_points(self.name), budget=self.budget)
 
 
 class MixedPrompt:
@@ -166,10 +191,10 @@ class MixedPrompt:
 
     Args:
         prompts: the prompters by name; a prompt bears the name (and the budget) of what was drawn.
-        probabilities: one for each of them, by the same names; they sum to 1.
+        probabilities: one for each of them, by the same names; they sum to 1. A learned prompt is named "learned".
 
     Raises:
-        ValueError: the names differ, a probability is negative, or they do not sum to 1.
+        ValueError: the names differ, a probability is negative, they do not sum to 1, or a learned prompt is misnamed.
     """
 
     name = budget = "mixed"
@@ -178,11 +203,16 @@ class MixedPrompt:
         shown = dict(probabilities)
         if set(shown) != set(prompts):
             raise ValueError(f"prompt.probabilities={shown} must name what prompt.prompts does: {', '.join(prompts)}")
+        tokens = {name: getattr(prompt, "num_tokens", 0) for name, prompt in prompts.items()}
+        if misnamed := [name for name, count in tokens.items() if count and name != LEARNED]:
+            raise ValueError(f"prompt.prompts.{misnamed[0]} is a learned prompt: name it prompt.prompts.{LEARNED}")
         total = sum(shown.values())
         if min(shown.values(), default=0) < 0 or abs(total - 1) > 1e-6:
             raise ValueError(f"prompt.probabilities={shown} sum to {total:g}: each must be 0 or more, together 1")
         self.prompts = dict(sorted(prompts.items()))  # what is drawn must not depend on the order in a file
         self.probabilities = [shown[name] / total for name in self.prompts]
+        self.needs_object = any(prompt.needs_object for prompt in prompts.values())
+        self.num_tokens = max(tokens.values())
 
     def __call__(self, label: NDArray[Any], rng: np.random.Generator) -> Prompt:
         name = list(self.prompts)[rng.choice(len(self.prompts), p=self.probabilities)]

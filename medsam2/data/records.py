@@ -56,7 +56,7 @@ class Case:
     ``image`` is float32 H×W×3, or H×W×1 where it is grey, in [0, 1]; ``raters[structure]`` is bool R×H×W, one
     mask per rater;
     ``labels[structure]`` is bool H×W, the consensus of the raters; ``spacing`` is (row, column) in mm, None
-    where pixels have no physical size.
+    where pixels have no physical size; ``thickness`` is mm from one slice of a volume to the next, None for an image.
     """
 
     record: Record
@@ -64,6 +64,7 @@ class Case:
     labels: dict[str, NDArray[np.bool_]]
     raters: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     spacing: tuple[float, float] | None = None
+    thickness: float | None = None
 
 
 class Dataset(Protocol):
@@ -71,6 +72,10 @@ class Dataset(Protocol):
 
     name: str
     allow_shared_patient: bool  # True only where one patient is all there is
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a pixel can be of one structure only."""
 
     @property
     def structures(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam2.data.code import hash_code
-from medsam2.data.dataset import FileDataset, describe
+from medsam2.data.dataset import FileDataset, describe, have_own_values
 from medsam2.data.geometry import PLANES, Geometry, find_geometry
 from medsam2.data.intensity import Intensity, scale
 from medsam2.data.records import Case, DatasetError, Record
@@ -148,7 +148,8 @@ class VolumeDataset(FileDataset):
         labels = {s: np.isin(label, self._values[s]) for s in self.structures}
         raters = {structure: mask[None] for structure, mask in labels.items()}
         spacing = opened.geometry.spacing
-        return Case(record, np.stack(grey, axis=-1), labels, raters, spacing and spacing[1:])
+        thickness, in_plane = (spacing[0], spacing[1:]) if spacing else (None, None)
+        return Case(record, np.stack(grey, axis=-1), labels, raters, in_plane, thickness)
 
     def open(self, record: Record) -> Opened:
         """The volume of a slice or of a volume's record, decoded; the last one is kept while its files stay."""
@@ -189,6 +190,10 @@ class VolumeDataset(FileDataset):
     @cached_property
     def _values(self) -> dict[str, tuple[int, ...]]:
         return dict(self.release.find_labels(self.root))
+
+    @property
+    def exclusive(self) -> bool:
+        return have_own_values(self._values, self.structures)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": None}  # a process that gets a copy opens its own

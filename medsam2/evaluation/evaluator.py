@@ -1,52 +1,84 @@
-"""Scores a method case by case, at each case's own resolution."""
+"""Scores a method case by case and volume by volume, at each case's own resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medsam2.data.loader import Batch, ObjectInfo
-from medsam2.evaluation.metrics import METRICS, Mask, fill_prompt
+from medsam2.evaluation.answers import Answer, Kept, keep
+from medsam2.evaluation.calibration import count_bins
+from medsam2.evaluation.metrics import METRICS, NAMES, Mask, compute_nsd, count
 from medsam2.evaluation.rows import Row
+from medsam2.evaluation.scoring import Scorer
 
 if TYPE_CHECKING:
-    from medsam2.methods.base import Method
+    from medsam2.methods.base import Method, Prediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+Support = Callable[[], Iterable[Batch]]
 
 
 class Evaluator:
     """Yields one row per case and structure; aggregates are computed from rows, elsewhere.
 
-    A row holds phase, case_id, patient_id, structure, prompt and its budget, the metrics, `prompt_dice` (the Dice of
-    the prompt's mask or of its box, filled; None for clicks), the areas of label and prediction (mm² where the spacing
-    is known, else pixels) and the IoU the model predicts for its own mask.
+    A row holds phase, case_id, patient_id, structure, prompt and its budget, the number of prompted slices, the metrics
+    (empty masks as in `metrics`), `prompt_dice` (the Dice of the prompt's mask or of its box, filled; None for clicks),
+    the sizes of label and prediction (mm² or mm³ where the spacing is known, else pixels or voxels), the IoU the model
+    predicts for its own mask and the method's protocol. Where there are several raters it holds those of `raters` too.
+    The row of a volume also holds slice_dice and slice_iou, means over the slices that show the structure, as is
+    its predicted IoU; slices that the method was not asked about count as empty, in both masks.
 
     Args:
-        names: metrics to compute: dice, iou.
+        names: metrics to compute: dice, iou, hd95, assd, nsd, volume_error, and ece, the calibration error of the
+            foreground's probabilities over the pixels that were answered.
         overlays: whether pictures of the worst, median and best test case are drawn.
         probability: a pixel is foreground above this mask probability, 0..1.
+        unit: slices of a volume are scored as the "volume" they make, or each "slice" by itself.
+        nsd_tolerance: how far surfaces may lie apart and still agree, in mm, or in pixels where there is no spacing.
+        both_empty: what an absent structure counts that is answered empty: "score" it as right, or "skip" its metrics.
+        vcdr: the structures of which the vertical cup-to-disc ratio is computed, (cup, disc); null for none.
+        legacy_logit_thresholds: Dice and IoU as the means over masks cut at these logits; Medical-SAM2 reports volumes
+            at 0.1, 0.3, 0.5, 0.7, 0.9, which it takes for probabilities. null for the one mask at `probability`.
 
     Raises:
-        ValueError: an unknown metric name.
+        ValueError: an unknown metric, or a setting that is out of range.
     """
 
-    def __init__(self, names: Sequence[str], overlays: bool = True, probability: float = 0.5):
-        unknown = [name for name in names if name not in METRICS]
-        if unknown or not 0 < probability < 1:
-            raise ValueError(
-                f"metrics.names={list(names)}, probability={probability}: known metrics are {', '.join(METRICS)}; "
-                "the probability lies between 0 and 1"
-            )
+    def __init__(
+        self,
+        names: Sequence[str],
+        overlays: bool = True,
+        probability: float = 0.5,
+        unit: str = "volume",
+        nsd_tolerance: float = 2.0,
+        both_empty: str = "score",
+        vcdr: Sequence[str] | None = None,
+        legacy_logit_thresholds: Sequence[float] | None = None,
+    ):
+        _check_settings(names, probability, unit, nsd_tolerance, both_empty, vcdr, legacy_logit_thresholds)
         self.names = tuple(names)
         self.overlays = overlays
-        self.threshold = float(np.log(probability / (1 - probability)))
+        self.threshold = math.log(probability / (1 - probability))
+        self.legacy_thresholds = tuple(legacy_logit_thresholds or ())
+        self.scorer = Scorer(
+            names=self.names,
+            metrics=METRICS | {"nsd": partial(compute_nsd, tolerance=nsd_tolerance)},
+            whole_volumes=unit == "volume",
+            skip_empty=both_empty == "skip",
+            vcdr=(vcdr[0], vcdr[1]) if vcdr else None,
+            many_thresholds=bool(self.legacy_thresholds),
+        )
 
     def evaluate(
         self,
@@ -55,49 +87,86 @@ class Evaluator:
         phase: str,
         device: str,
         autocast: Autocast,
+        support: Support | None = None,
     ) -> list[Row]:
-        """One row per object of `batches`, in their order."""
-        rows = []
-        for batch in batches:
-            for info, mask, iou in self.predict(method, batch, device, autocast):
-                rows.append(self._row(info, mask, iou, phase))
+        """The rows of all cases of `batches`, in their order; `support` is what the method may remember beforehand.
+
+        Raises ValueError where the slices of a volume do not follow one another.
+        """
+        self.start(method, device, autocast, support)
+        kept = (keep(one) for batch in batches for one in self.predict(method, batch, device, autocast))
+        rows: list[Row] = []
+        done: set[str] = set()
+        for volume, answers in groupby(kept, _belongs_to):
+            if volume in done:
+                raise ValueError(
+                    f"volume {volume}: its slices do not follow one another; evaluate the cases in the dataset's order"
+                )
+            done.add(volume)
+            rows += self.scorer.score(list(answers), phase, method.protocol)
         return rows
 
     @torch.inference_mode()
-    def predict(
-        self, method: Method, batch: Batch, device: str, autocast: Autocast
-    ) -> list[tuple[ObjectInfo, Mask, float]]:
-        """For each object of a batch its info, the predicted mask at native H×W and the IoU the model expects."""
-        if not batch.objects:
-            return []
+    def start(self, method: Method, device: str, autocast: Autocast, support: Support | None) -> None:
+        """Tells a method that an evaluation begins, with training cases that it may remember."""
         method.model.eval()
         with autocast():
-            prediction = method.predict(batch.to(device))
-        ious = prediction.iou_predictions.tolist()
-        masks = [self._native(logits, o) for logits, o in zip(prediction.mask_logits, prediction.objects, strict=True)]
-        return list(zip(prediction.objects, masks, ious, strict=True))
+            method.start_evaluation(lambda: (batch.to(device) for batch in (support() if support else ())))
 
-    def _native(self, logits: Tensor, info: ObjectInfo) -> Mask:
-        """1×h×w logits to a mask of the label's H×W; logits are interpolated, never masks."""
-        assert info.label is not None
-        full = interpolate(logits[None].float(), info.label.shape, mode="bilinear", align_corners=False)
-        mask: Mask = (full[0, 0] > self.threshold).cpu().numpy()
-        return mask
+    def predict(self, method: Method, batch: Batch, device: str, autocast: Autocast) -> Iterator[Answer]:
+        """The answer about each object of a batch."""
+        if batch.objects:
+            prediction = self._ask(method, batch, device, autocast)
+            ious = prediction.iou_predictions.tolist()
+            for info, logits, iou in zip(prediction.objects, prediction.mask_logits, ious, strict=True):
+                yield self._answer(info, logits, iou)
 
-    def _row(self, info: ObjectInfo, mask: Mask, iou: float, phase: str) -> Row:
+    @torch.inference_mode()
+    def _ask(self, method: Method, batch: Batch, device: str, autocast: Autocast) -> Prediction:
+        method.model.eval()
+        with autocast():
+            return method.predict(batch.to(device))
+
+    def _answer(self, info: ObjectInfo, logits: Tensor, iou: float) -> Answer:
+        """1×h×w logits as a mask of the label's H×W; logits are interpolated, never masks."""
         assert info.label is not None
-        row: Row = {
-            "phase": phase,
-            "case_id": info.case_id,
-            "patient_id": info.patient_id,
-            "structure": info.structure,
-            "prompt": info.prompt.name,
-            "budget": info.prompt.budget,
-        }
-        row |= {name: METRICS[name](mask, info.label) for name in self.names}
-        filled = fill_prompt(info.prompt, info.label.shape)
-        row["prompt_dice"] = None if filled is None else METRICS["dice"](filled, info.label)
-        unit = 1.0 if info.spacing is None else info.spacing[0] * info.spacing[1]
-        row["area_label"], row["area_prediction"] = float(info.label.sum() * unit), float(mask.sum() * unit)
-        row["area_unit"] = "pixel" if info.spacing is None else "mm2"
-        return row | {"iou_predicted": iou}
+        full = interpolate(logits[None].float(), info.label.shape, mode="bilinear", align_corners=False)[0, 0]
+        mask = _above(full, self.threshold)
+        masks = [_above(full, threshold) for threshold in self.legacy_thresholds] or [mask]
+        counts = np.stack([count(one, info.label) for one in masks])
+        bins = count_bins(full.sigmoid().cpu().numpy(), info.label) if "ece" in self.names else np.empty((3, 0))
+        return Answer(info, mask, iou, counts, bins)
+
+
+def _above(logits: Tensor, threshold: float) -> Mask:
+    mask: NDArray[np.bool_] = (logits > threshold).cpu().numpy()
+    return mask
+
+
+def _belongs_to(kept: Kept) -> str:
+    return kept.info.volume or kept.info.case_id
+
+
+def _check_settings(
+    names: Sequence[str],
+    probability: float,
+    unit: str,
+    nsd_tolerance: float,
+    both_empty: str,
+    vcdr: Sequence[str] | None,
+    thresholds: Sequence[float] | None,
+) -> None:
+    """Raises ValueError naming the setting that is out of range."""
+    fine = {
+        f"names={list(names)}: known metrics are {', '.join(NAMES)}, one or more": names and set(names) <= set(NAMES),
+        f"probability={probability}: a pixel's probability, between 0 and 1": 0 < probability < 1,
+        f"unit={unit}: use volume or slice": unit in ("volume", "slice"),
+        f"nsd_tolerance={nsd_tolerance}: a distance in mm, 0 or more": 0 <= nsd_tolerance < math.inf,
+        f"both_empty={both_empty}: use score or skip": both_empty in ("score", "skip"),
+        f"vcdr={vcdr}: name the cup and the disc, as [cup,disc], or use null": not vcdr
+        or len(set(vcdr)) == 2 == len(vcdr),
+        f"legacy_logit_thresholds={thresholds}: use logits, or null": all(map(math.isfinite, thresholds or ())),
+    }
+    wrong = [f"metrics.{text}" for text, holds in fine.items() if not holds]
+    if wrong:
+        raise ValueError("; ".join(wrong))

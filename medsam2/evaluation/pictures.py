@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from medsam2.data.loader import ObjectInfo
-from medsam2.evaluation.metrics import BOX_CORNERS, Mask
+from medsam2.data.loader import Batch, ObjectInfo, PromptedCases
+from medsam2.data.records import Record
+from medsam2.evaluation.answers import Answer
+from medsam2.evaluation.metrics import BOX_CORNERS, LOWER_IS_BETTER, Mask
 from medsam2.evaluation.rows import Row
+
+if TYPE_CHECKING:
+    from medsam2.evaluation.evaluator import Autocast, Evaluator, Support
+    from medsam2.methods.base import Method
 
 PANEL = 320  # pixels
 LABEL, PREDICTION, PROMPT = (60, 220, 120), (255, 70, 160), (255, 210, 60)
@@ -19,14 +27,67 @@ RANKS = ("worst", "median", "best")
 
 
 def choose_cases(rows: Sequence[Row], metric: str = "dice") -> list[tuple[str, Row]]:
-    """The worst, median and best row of each structure, as (rank, row); fewer rows give fewer."""
+    """The worst, median and best row of each structure, as (rank, row); fewer rows give fewer.
+
+    Rows to which the metric does not apply are left out.
+    """
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    scored = [row for row in rows if not pd.isna(row.get(metric))]
     chosen = []
-    for structure in sorted({row["structure"] for row in rows}):
-        ranked = sorted((r for r in rows if r["structure"] == structure), key=lambda r: (r[metric], r["case_id"]))
+    for structure in sorted({row["structure"] for row in scored}):
+        ranked = [row for row in scored if row["structure"] == structure]
+        ranked.sort(key=lambda row: (sign * row[metric], row["case_id"]))
         positions = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
         names = RANKS if len(positions) == 3 else RANKS[:1] if len(positions) == 1 else RANKS[::2]
         chosen += [(name, ranked[i]) for name, i in zip(names, positions, strict=True)]
     return chosen
+
+
+def draw_cases(
+    evaluator: Evaluator,
+    method: Method,
+    cases: PromptedCases,
+    loader: Iterable[Batch],
+    rows: Sequence[Row],
+    device: str,
+    autocast: Autocast,
+    support: Support | None = None,
+) -> Iterator[tuple[str, Image.Image]]:
+    """(file name, picture) of the worst, median and best row of each structure, each predicted once more.
+
+    A volume is shown by the slice on which the structure is largest. Only the chosen cases are asked about, unless an
+    answer depends on those before: then all are, in the order of `loader`, which is over `cases` with pictures.
+    """
+    metric = evaluator.names[0]
+    chosen = choose_cases(rows, metric)
+    wanted = {(row["case_id"], row["structure"]) for _, row in chosen}
+    batches = loader if method.in_order else _select(cases, {name for name, _ in wanted})
+    if method.in_order:
+        evaluator.start(method, device, autocast, support)
+    shown: dict[tuple[str, str], Answer] = {}
+    for batch in batches:
+        for answer in evaluator.predict(method, batch, device, autocast):
+            for name in {answer.info.case_id, answer.info.volume}:
+                key = name, answer.info.structure
+                if key in wanted and (key not in shown or _areas(answer) > _areas(shown[key])):
+                    shown[key] = answer
+    for rank, row in chosen:
+        answer = shown[row["case_id"], row["structure"]]
+        of_slice = f", slice {answer.info.index} ({row['budget']})" if answer.info.volume else ""
+        caption = f"{rank}: {row['structure']}, case {row['case_id']}{of_slice}, {metric} {row[metric]:.3f}"
+        yield f"{row['structure']}_{rank}_{row['case_id']}.png", draw_case(answer.info, answer.mask, caption)
+
+
+def _select(cases: PromptedCases, names: set[str]) -> Iterator[Batch]:
+    """The cases of these names, and those of the volumes of these names, one by one."""
+    slices: Sequence[Sequence[Record]] = getattr(cases, "volumes", [[record] for record in cases.records])
+    for i, records in enumerate(slices):
+        if any({record.case_id, record.volume} & names for record in records):
+            yield cases.collate([cases[i]])
+
+
+def _areas(answer: Answer) -> tuple[int, int]:
+    return int(answer.counts[0, 2]), int(answer.counts[0, 1])  # of the label; of the answer, where all labels are empty
 
 
 def draw_case(info: ObjectInfo, prediction: Mask, caption: str) -> Image.Image:

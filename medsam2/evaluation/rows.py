@@ -8,10 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from medsam2.evaluation.calibration import compute_ece, count_bins
 from medsam2.files import write_atomic
 
-COLUMNS = ("phase", "case_id", "patient_id", "structure", "prompt", "budget")
-NOT_METRICS = {*COLUMNS, "area_label", "area_prediction", "area_unit", "iou_predicted"}
+COLUMNS = ("phase", "protocol", "case_id", "patient_id", "structure", "prompt", "budget", "prompted_slices")
+SIZES = ("size_label", "size_prediction", "size_unit")
+NOT_METRICS = {*COLUMNS, *SIZES, "iou_predicted", "vcdr", "vcdr_label"}
+DISTANCES = {"hd95", "assd", "nsd"}
+OF_SLICES = "slice_dice"  # which rows of volumes have
+CUP_TO_DISC = "cup_to_disc"  # a row that is about two structures, and no case of its own
 
 Row = dict[str, Any]
 
@@ -33,18 +38,53 @@ def summarise(rows: Sequence[Row], phase: str) -> dict[str, float]:
     """`phase/metric/structure`: mean over the structure's cases; `phase/metric/mean`: mean over structures.
 
     A metric that does not apply to a row (None) is left out of its mean. `phase/cases/structure` counts rows.
+    `phase/prompted_slices/structure` is what a volume's prompts cost.
+    `phase/iou_ece/structure` is the calibration error of the IoU that the model predicts for its own masks.
+
+    Prompted and prompt-free rows never share a mean: where there are both, these are of the prompted ones, and those of
+    the others are `phase/prompt_free_metric/structure`. `phase/prompted/share` is the share of prompted rows, and
+    `phase/in_mm/share` says of how many rows distances are in millimetres, not in pixels.
     """
-    summary: dict[str, float] = {}
     frame = pd.DataFrame(list(rows))
     if frame.empty:
-        return summary
-    metrics = [c for c in frame.columns if c not in NOT_METRICS]
-    for metric in metrics:
+        return {}
+    free, cases = frame["budget"] == "none", frame["structure"] != CUP_TO_DISC
+    share = {f"{phase}/prompted/share": 1 - float(free[cases].mean())}
+    if DISTANCES & set(frame.columns):
+        share[f"{phase}/in_mm/share"] = float(frame["size_unit"][cases].str.startswith("mm").mean())
+    if free.all() or not free.any():
+        return _summarise(frame, f"{phase}/") | share
+    return _summarise(frame[~free], f"{phase}/") | _summarise(frame[free], f"{phase}/prompt_free_") | share
+
+
+def _summarise(frame: pd.DataFrame, prefix: str) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    costs = {"prompted_slices"} & set(frame.columns) if OF_SLICES in frame.columns else set()
+    for metric in (c for c in frame.columns if c not in NOT_METRICS or c in costs):
         values = frame[["structure", metric]].dropna()
-        if values.empty:
-            continue
         means = values.astype({metric: float}).groupby("structure", sort=True)[metric].mean()
-        summary |= {f"{phase}/{metric}/{structure}": float(mean) for structure, mean in means.items()}
-        summary[f"{phase}/{metric}/mean"] = float(means.mean())
-    counts = frame.groupby("structure", sort=True).size()
-    return summary | {f"{phase}/cases/{structure}": float(count) for structure, count in counts.items()}
+        summary |= _with_mean(prefix + metric, means)
+    summary |= _with_mean(f"{prefix}iou_ece", _calibrate_ious(frame))
+    counts = frame[frame["structure"] != CUP_TO_DISC].groupby("structure", sort=True).size()
+    return summary | {f"{prefix}cases/{structure}": float(count) for structure, count in counts.items()}
+
+
+def _with_mean(key: str, of_structures: pd.Series[float]) -> dict[str, float]:
+    if of_structures.empty:
+        return {}
+    summary = {f"{key}/{structure}": float(value) for structure, value in of_structures.items()}
+    return summary | {f"{key}/mean": float(of_structures.mean())}
+
+
+def _calibrate_ious(frame: pd.DataFrame) -> pd.Series[float]:
+    """By structure, the calibration error of the predicted IoU; of a volume's slices where the row is a volume's."""
+    if not {"iou", "iou_predicted"} <= set(frame.columns):
+        return pd.Series(dtype=float)
+    measured = frame["slice_iou"].fillna(frame["iou"]) if "slice_iou" in frame.columns else frame["iou"]
+    pairs = pd.DataFrame({"structure": frame["structure"], "iou": measured, "expected": frame["iou_predicted"]})
+    pairs = pairs.dropna().astype({"iou": float, "expected": float})
+    values = {
+        str(structure): compute_ece(count_bins(group["expected"].to_numpy().clip(0, 1), group["iou"].to_numpy()))
+        for structure, group in pairs.groupby("structure", sort=True)
+    }
+    return pd.Series(values, dtype=float)

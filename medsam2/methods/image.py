@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
+from medsam2.data.batch import ObjectInfo, merge_structures
 from medsam2.data.loader import Batch
 from medsam2.methods.base import Loss, Method, Prediction
+from medsam2.methods.corrections import add_to_budget, draw_clicks, draw_numbers, place_clicks
+from medsam2.methods.decoding import Prompts, choose, decode, gate, merge, to_index
+from medsam2.methods.supervision import Supervision, add_up, find_present
 from medsam2.modeling.mask_decoder import MaskPredictions
-from medsam2.modeling.sam import LOGIT_LIMIT
 
 if TYPE_CHECKING:
     from medsam2.modeling.sam import ImageFeatures
@@ -19,82 +20,114 @@ if TYPE_CHECKING:
 
 
 class ImageMethod(Method):
-    """Prompted segmentation of single images; the decoder's single-mask output in training and in evaluation alike.
+    """Prompted segmentation of single images.
+
+    The decoder is asked in the same way in training and in evaluation. The loss is the mean over rounds, the answer
+    the last one; from the second round on the decoder is given its last mask in place of a mask prompt
+    (SAM 2, 2408.00714).
 
     Args:
         model: the network.
-        loss: a loss on logits and targets, both N×1×S×S.
-        rounds: how often the decoder is asked; from the second round on it is given its last mask beside the same
-            points, in place of a mask prompt (Ravi et al. 2024, arXiv 2408.00714). The loss is the mean over rounds,
-            the answer the last one.
+        loss: of the masks, as Supervision takes it.
+        rounds, eval_rounds: how often the decoder is asked in training and in evaluation.
+        correct: each round after the first has one more click, where the last answer is wrong: drawn at random in
+            training, the innermost such pixel in evaluation, where it counts in the prompt's budget.
+        ground_truth_share: how often a click in training is drawn from the target instead.
+        candidates: ambiguous prompts have three candidates: the best one is trained, the one of highest predicted IoU
+            is the answer.
+        iou, presence: weights of the losses of these heads; see Supervision.
+        legacy_nearest: logits are enlarged by nearest neighbour for the loss and for the answer.
+
+    Raises:
+        ValueError: a negative weight.
     """
 
-    def __init__(self, model: SAM2, loss: nn.Module, rounds: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        model: SAM2,
+        loss: nn.Module,
+        rounds: int = 1,
+        eval_rounds: int = 1,
+        correct: bool = False,
+        ground_truth_share: float = 0.1,
+        candidates: bool = False,
+        iou: float = 1.0,
+        presence: float = 1.0,
+        legacy_nearest: bool = False,
+        seed: int = 0,
+    ):
         super().__init__(model, seed)
-        self.criterion = loss
+        self.supervision = Supervision(loss, iou, presence, model.sam_mask_decoder.pred_obj_scores, legacy_nearest)
         self.rounds = rounds
+        self.eval_rounds = eval_rounds
+        self.correct = correct
+        self.ground_truth_share = ground_truth_share
+        self.candidates = candidates
 
     def to(self, device: str) -> None:
         super().to(device)
-        self.criterion.to(device)
+        self.supervision.to(device)
 
     def loss(self, batch: Batch) -> Loss:
-        losses = [self._mask_loss(output, batch.targets) for output in self._decode(batch)]
-        total = sum(losses[1:], losses[0]) / len(losses)
-        return Loss(total, {"loss": total.detach()})
+        present = find_present(batch.objects)
+        return add_up(
+            [
+                self.supervision(
+                    output.low_res_masks,
+                    output.iou_predictions,
+                    output.object_score_logits,
+                    batch.targets,
+                    present,
+                )
+                for output in self._answer(batch, self.rounds)
+            ]
+        )
 
     def predict(self, batch: Batch) -> Prediction:
-        *_, last = self._decode(batch)
-        return Prediction(last.low_res_masks.float(), last.iou_predictions[:, 0].float(), batch.objects)
+        *_, last = self._answer(batch, self.eval_rounds)
+        logits, ious = choose(last)
+        if self.supervision.judged:
+            logits = gate(logits, last.object_score_logits, batch.objects)
+        if self.supervision.legacy_nearest:
+            logits = self.supervision.enlarge(logits, batch.targets.shape[-2:])
+        exclusive = [info.exclusive for info in batch.objects]
+        if any(exclusive):
+            logits = merge_structures(logits, batch.image_index, exclusive)
+        clicks, objects = (self.eval_rounds - 1) * self.correct, batch.objects
+        if clicks:
+            objects = [add_to_budget(info, clicks) for info in objects]
+        return Prediction(logits.float(), ious.float(), objects)
 
-    def _mask_loss(self, output: MaskPredictions, targets: Tensor) -> Tensor:
-        # bilinear, in float32: nearest would train the staircase, bf16 would quantise logits near the boundary
-        logits = interpolate(output.low_res_masks.float(), targets.shape[-2:], mode="bilinear", align_corners=False)
-        value: Tensor = self.criterion(logits, targets)
-        return value
+    def _answer(self, batch: Batch, rounds: int) -> list[MaskPredictions]:
+        """The answers of all rounds for all objects, in their order."""
+        features, prompts = self.model.encode_image(batch.images), Prompts.of(batch, self.model)
+        groups = prompts.groups()
+        answers = [self._answer_alike(features, batch, prompts, rows, rounds) for rows in groups]
+        return [merge(parts, groups) for parts in zip(*answers, strict=True)]
 
-    def _decode(self, batch: Batch) -> list[MaskPredictions]:
-        """The answer of every round for all objects, in their order.
-
-        Prompts of equal length are decoded together: padding points are tokens that the decoder attends to, so an
-        object's answer would depend on the longest prompt of its batch.
-        """
-        features = self.model.encode_image(batch.images)
-        groups = batch.group_by_points()
-        if len(groups) == 1:
-            return self._decode_group(features, batch, slice(None), batch.point_labels.shape[1])
-        rows = [torch.tensor(group).to(batch.images.device, non_blocking=True) for group in groups.values()]
-        answers = [self._decode_group(features, batch, *group) for group in zip(rows, groups, strict=True)]
-        order = torch.cat(rows).argsort()
-        rounds = zip(*answers, strict=True)
-        return [MaskPredictions(*(torch.cat(column)[order] for column in zip(*parts, strict=True))) for parts in rounds]
-
-    def _decode_group(
-        self, features: ImageFeatures, batch: Batch, rows: Tensor | slice, num_points: int
+    def _answer_alike(
+        self, features: ImageFeatures, batch: Batch, prompts: Prompts, rows: list[int], rounds: int
     ) -> list[MaskPredictions]:
-        """The answer of every round for the objects in ``rows``, whose prompts have ``num_points`` points each."""
-        seen = features.select(batch.image_index[rows])
-        coords, labels = batch.point_coords[rows, :num_points], batch.point_labels[rows, :num_points]
-        masks, given = self._mask_prompts(batch, rows)
-        outputs = []
-        for _ in range(self.rounds):
-            output = self.model.decode(
-                seen,
-                point_coords=coords,
-                point_labels=labels,
-                mask_input=masks,
-                mask_given=given,
-                multimask_output=False,
-            )
-            masks, given = output.low_res_masks.detach().float().clamp(-LOGIT_LIMIT, LOGIT_LIMIT), None
-            outputs.append(output)
+        """The answers of all rounds for the objects in ``rows``, a group of their prompts."""
+        everything = len(rows) == len(prompts)
+        index = slice(None) if everything else to_index(rows, batch.images.device)
+        if not (everything and [info.case_id for info in batch.objects] == batch.case_ids):  # else nothing to copy
+            features = features.select(batch.image_index[index])
+        targets, objects = batch.targets[index], [batch.objects[row] for row in rows if batch.objects]
+        prompts = prompts.select(rows)
+        outputs = [decode(self.model, features, prompts, self.candidates)]
+        for number in range(1, rounds):
+            masks, _ = choose(outputs[-1])
+            prompts = prompts.with_masks(masks)
+            if self.correct:
+                prompts = prompts.add_clicks(*self._correct(masks, targets, objects, number))
+            outputs.append(decode(self.model, features, prompts, self.candidates))
         return outputs
 
-    def _mask_prompts(self, batch: Batch, rows: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
-        """The mask prompts of the objects in ``rows`` at the decoder's resolution, and which of them have one."""
-        if batch.mask_inputs is None:
-            return None, None
-        masks, size = batch.mask_inputs[rows], self.model.sam_prompt_encoder.mask_size
-        if masks.shape[-1] != size:
-            masks = interpolate(masks, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        return masks, None if batch.mask_given is None else batch.mask_given[rows]
+    def _correct(self, masks: Tensor, targets: Tensor, objects: list[ObjectInfo], number: int) -> tuple[Tensor, Tensor]:
+        """The `number`-th correction click of each object."""
+        logits = self.supervision.enlarge(masks.detach(), targets.shape[-2:])
+        if not self.model.training:
+            return place_clicks(logits, targets)
+        numbers = draw_numbers(objects, self.seed, self.epoch, number)
+        return draw_clicks(logits, targets, numbers, self.ground_truth_share)

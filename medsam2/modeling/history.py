@@ -17,6 +17,7 @@ class FrameOutput(NamedTuple):
     low_res_multimasks: B x K x 4n x 4n logits of all candidates; iou_predictions: B x K in [0, 1].
     low_res_masks: B x 1 x 4n x 4n, the chosen candidate; high_res_masks: B x 1 x S x S, the same enlarged.
     obj_ptr: B x C; object_score_logits: B x 1, positive where the object is present.
+    ungated_masks: low_res_multimasks before they are gated; a constant has nothing to learn from.
     """
 
     low_res_multimasks: Tensor
@@ -25,6 +26,7 @@ class FrameOutput(NamedTuple):
     high_res_masks: Tensor
     obj_ptr: Tensor
     object_score_logits: Tensor
+    ungated_masks: Tensor
 
 
 class FrameMemory(NamedTuple):

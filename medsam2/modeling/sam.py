@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medsam2.modeling.feature_cache import FeatureCache
 from medsam2.modeling.image_encoder import ImageEncoder, check_image_size
+from medsam2.modeling.learned_prompts import LearnedPrompts
 from medsam2.modeling.mask_decoder import MaskDecoder, MaskPredictions
 from medsam2.modeling.prompt_encoder import PromptEncoder
 from medsam2.modeling.tiny_vit import TinyViT
@@ -71,6 +72,7 @@ class SAM(nn.Module):
         self.image_encoder = image_encoder
         self.sam_prompt_encoder = sam_prompt_encoder
         self.sam_mask_decoder = sam_mask_decoder
+        self.learned_prompts: LearnedPrompts | None = None  # made for the structures of a run: no released file has any
 
     def normalize(self, images: Tensor) -> Tensor:
         """RGB in [0, 1], B x 3 x H x W, to the range or mean and variance the network knows: the only place."""
@@ -111,6 +113,7 @@ class SAM(nn.Module):
         image_index: Tensor | None = None,
         multimask_output: bool = False,
         mask_given: Tensor | None = None,
+        extra_tokens: Tensor | None = None,
     ) -> MaskPredictions:
         """Segment N prompted objects in the B encoded images.
 
@@ -122,18 +125,21 @@ class SAM(nn.Module):
             image_index: N integers, the image of each object. None: N == B one to one, or one image for all.
             multimask_output: return three candidates (K = 3) instead of one mask (K = 1).
             mask_given: N bool, the objects whose mask_input counts, the others have none. None for all.
+            extra_tokens: N x T x C, further prompt tokens behind those of the points, such as learned ones.
 
         Returns:
             Predictions in float32 for N objects; mask logits are not gated by the object score.
 
         Raises:
-            ValueError: coordinates without labels, or numbers of objects and images that do not fit.
+            ValueError: coordinates without labels, or numbers of objects, tokens and images that do not fit.
         """
         if (point_coords is None) != (point_labels is None):
             raise ValueError("point_coords and point_labels come together: one is None, the other is not")
         if image_index is not None:
             features = features.select(image_index)
         sparse, dense = self.sam_prompt_encoder(point_coords, point_labels, mask_input, mask_given)
+        if extra_tokens is not None:
+            sparse = _append(sparse, extra_tokens)
         num_images, num_prompts = features.embed.shape[0], max(sparse.shape[0], dense.shape[0])
         if min(num_images, num_prompts) > 1 and num_images != num_prompts:
             raise ValueError(
@@ -160,3 +166,11 @@ class SAM(nn.Module):
         """encode_image, then decode, in one call; arguments and result as theirs."""
         features = self.encode_image(images)
         return self.decode(features, point_coords, point_labels, mask_input, image_index, multimask_output)
+
+
+def _append(sparse: Tensor, extra: Tensor) -> Tensor:
+    """Prompt tokens N (or 1) x P x C and further ones N x T x C -> N x (P + T) x C."""
+    count = extra.shape[0]
+    if sparse.shape[0] not in (1, count):
+        raise ValueError(f"extra_tokens are for {count} objects, points and masks for {sparse.shape[0]}")
+    return torch.cat([sparse.expand(count, -1, -1), extra], dim=1)

@@ -196,24 +196,27 @@ class SAM2(SAM):
             features: conditioned features, batch 1 or B.
             mask_input: B x 1 logits of any size, resized to 4n x 4n.
         """
-        every = self._decode_present(features, points, mask_input, multimask_output)
+        every = self._decode_frame(features, points, mask_input, multimask_output)
+        present = every.object_score_logits > 0
+        gated = every.low_res_masks.where(present[..., None, None], NO_OBJ_SCORE)
         best = every.iou_predictions.argmax(dim=1, keepdim=True)
-        low = torch.take_along_dim(every.low_res_masks, best[..., None, None], dim=1)
+        low = torch.take_along_dim(gated, best[..., None, None], dim=1)
         # One token serves all candidates where the decoder hands on only that of the single mask.
         token = torch.take_along_dim(every.mask_tokens, best[..., None].clamp(max=every.mask_tokens.shape[1] - 1), 1)
         return FrameOutput(
-            every.low_res_masks,
+            gated,
             every.iou_predictions,
             low,
             resize(low, self.image_size),
-            self._point_at(token[:, 0], every.object_score_logits > 0),
+            self._point_at(token[:, 0], present),
             every.object_score_logits,
+            every.low_res_masks,
         )
 
-    def _decode_present(
+    def _decode_frame(
         self, features: ImageFeatures, points: Points | None, mask_input: Tensor | None, multimask_output: bool
     ) -> MaskPredictions:
-        """Decode as a video does; masks of absent objects are NO_OBJ_SCORE."""
+        """Decode as a video does: without points there is one that is none. Not gated."""
         if points is None:
             count = max(features.embed.shape[0], 1 if mask_input is None else mask_input.shape[0])
             labels = torch.full((count, 1), -1, device=features.embed.device)
@@ -221,9 +224,7 @@ class SAM2(SAM):
         size = self.sam_prompt_encoder.mask_size
         if mask_input is not None and mask_input.shape[-2:] != (size, size):
             mask_input = resize(mask_input, size, antialias=True)
-        every = self.decode(features, *points, mask_input, multimask_output=multimask_output)
-        present = (every.object_score_logits > 0)[..., None, None]
-        return every._replace(low_res_masks=every.low_res_masks.where(present, NO_OBJ_SCORE))
+        return self.decode(features, *points, mask_input, multimask_output=multimask_output)
 
     def use_mask_as_output(self, features: ImageFeatures, masks: Tensor) -> FrameOutput:
         """Take given masks, B x 1 x S x S of 0 and 1, for the answer; the decoder makes the pointers only.
@@ -234,11 +235,11 @@ class SAM2(SAM):
         masks = masks.float()
         high = masks * 2 * MASK_LOGIT - MASK_LOGIT
         low = resize(high, self.sam_prompt_encoder.mask_size, antialias=True)
-        every = self._decode_present(features, None, self.mask_downsample(masks), multimask_output=False)
+        every = self._decode_frame(features, None, self.mask_downsample(masks), multimask_output=False)
         present = masks.flatten(1).any(dim=1, keepdim=True)
         scores = present * 2 * MASK_LOGIT - MASK_LOGIT
         pointers = self._point_at(every.mask_tokens[:, 0], present)
-        return FrameOutput(low, torch.ones_like(scores), low, high, pointers, scores)
+        return FrameOutput(low, torch.ones_like(scores), low, high, pointers, scores, low)
 
     def _point_at(self, token: Tensor, present: Tensor) -> Tensor:
         """Object pointers B x C from output tokens B x C; a learned one for objects not `present`, B x 1."""

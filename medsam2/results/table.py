@@ -14,12 +14,24 @@ from rich.table import Table
 from medsam2.files import write_atomic
 
 AVERAGED = ("seed", "dataset.fold", "dataset")  # swept, but no rows: seeds and folds are averaged, datasets columns
-COLUMNS = {  # metric key -> heading
-    "zero_shot/dice/mean": "zero-shot dice",
-    "test/prompt_dice/mean": "prompt alone dice",
-    "test/dice/mean": "dice",
-    "test/iou/mean": "iou",
+HEADINGS = {  # metric key without `/mean` -> heading
+    "zero_shot/dice": "zero-shot dice",
+    "test/prompted_slices": "prompted slices",
+    "test/prompt_dice": "prompt alone dice",
+    "test/rater_ceiling": "raters' own dice",
+    "test/rater_dice": "dice per rater",
+    "test/dice": "dice",
+    "test/iou": "iou",
+    "test/hd95": "hd95 {unit}",
+    "test/assd": "assd {unit}",
+    "test/nsd": "nsd",
+    "test/volume_error": "volume error",
+    "test/vcdr_error": "vCDR error",
+    "test/ece": "ece",
 }
+NO_SCORES = ("test/rater_ceiling", "test/prompted_slices")  # whether there was a prompt does not matter
+FREE = {key.replace("/", "/prompt_free_"): f"prompt-free {h}" for key, h in HEADINGS.items() if key not in NO_SCORES}
+SHARES = ("zero_shot/prompted/share", "test/prompted/share", "test/in_mm/share")
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,10 @@ def build_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
     """One row per swept choice and a column triple `dataset heading {mean, sd, n}` per dataset and metric.
 
     Only finished runs count. sd is the sample standard deviation over seeds and folds, NaN for a single run; n is the
-    number of runs. `runs` says how many of the row's runs are finished, e.g. `2/3`.
+    number of runs. `runs` says how many of the row's runs are finished, e.g. `2/3`. Scores without a prompt are in
+    columns of their own, `prompt-free dice`, for they answer a harder question.
     """
+    headings = [h for h in (HEADINGS | FREE).values() if any(h in _scores(run) for run in runs)]
     axes = list(dict.fromkeys(a for r in runs for a in r.swept if a not in AVERAGED))
     order = dict.fromkeys(tuple(r.swept.get(a, "") for a in axes) for r in runs)
     records = []
@@ -48,11 +62,12 @@ def build_table(runs: Sequence[SweepRun]) -> pd.DataFrame:
         record: dict[str, object] = dict(zip(axes, choice, strict=True))
         record["runs"] = f"{len(finished)}/{len(group)}"
         for dataset in dict.fromkeys(r.dataset for r in runs):
-            for key, heading in _present(runs).items():
-                values = pd.Series([r.metrics[key] for r in finished if r.dataset == dataset and key in r.metrics])
-                record[f"{dataset} {heading} mean"] = values.mean()
-                record[f"{dataset} {heading} sd"] = values.std(ddof=1)
-                record[f"{dataset} {heading} n"] = len(values)
+            unit = _unit([r for r in runs if r.dataset == dataset])
+            scores = [_scores(r) for r in finished if r.dataset == dataset]
+            for heading in headings:
+                values = pd.Series([found[heading] for found in scores if heading in found])
+                name = f"{dataset} {heading.format(unit=unit)}"
+                record |= {f"{name} mean": values.mean(), f"{name} sd": values.std(ddof=1), f"{name} n": len(values)}
         records.append(record)
     return pd.DataFrame(records)
 
@@ -74,8 +89,25 @@ def split_structures(runs: Sequence[SweepRun]) -> list[SweepRun]:
 
 
 def _metrics_of(run: SweepRun, structure: str) -> dict[str, float]:
-    keys = {key: key.removesuffix("mean") + structure for key in COLUMNS}
-    return {key: run.metrics[own] for key, own in keys.items() if own in run.metrics}
+    keys = {f"{key}/mean": f"{key}/{structure}" for key in HEADINGS | FREE}
+    shares = {key: run.metrics[key] for key in SHARES if key in run.metrics}
+    return shares | {key: run.metrics[own] for key, own in keys.items() if own in run.metrics}
+
+
+def _scores(run: SweepRun) -> dict[str, float]:
+    """The run's scores by heading; those of a phase in which nothing was prompted are prompt-free."""
+    scores = {}
+    for key, heading in (HEADINGS | FREE).items():
+        if f"{key}/mean" in run.metrics:
+            free = key not in NO_SCORES and run.metrics.get(f"{key.split('/')[0]}/prompted/share") == 0
+            scores[f"prompt-free {heading}" if free else heading] = run.metrics[f"{key}/mean"]
+    return scores
+
+
+def _unit(runs: Sequence[SweepRun]) -> str:
+    """What distances are measured in, in all these runs: mm or pixels."""
+    shares = {run.metrics["test/in_mm/share"] for run in runs if "test/in_mm/share" in run.metrics}
+    return "mm" if shares == {1.0} else "px" if shares == {0.0} else "mm or px"
 
 
 def save_table(frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -104,10 +136,6 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
     console = Console()
     console = Console(width=None if console.is_terminal else 160)
     console.print(title, table, sep="\n")
-
-
-def _present(runs: Sequence[SweepRun]) -> dict[str, str]:
-    return {k: h for k, h in COLUMNS.items() if any(k in r.metrics for r in runs)}
 
 
 def _display(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from medsam2.data.cache import Cache
-from medsam2.data.loader import PromptedCases, Sample, build_loader
+from medsam2.data.loader import Batch, PromptedCases, Sample, build_loader
 from medsam2.data.prompts import Prompter
 from medsam2.data.records import Dataset, of_split
 from medsam2.data.source import CaseSource, prepare_groups
 from medsam2.data.transforms import SampleTransform
 from medsam2.evaluation.evaluator import Evaluator
-from medsam2.evaluation.pictures import choose_cases, draw_case, save_picture
+from medsam2.evaluation.pictures import draw_cases, save_picture
 from medsam2.evaluation.rows import Row, save_rows, summarise
 from medsam2.methods.base import Method
 from medsam2.runs import RunDirectory
@@ -110,9 +110,14 @@ class Parts:
     def loader(self, cases: PromptedCases) -> DataLoader[Sample]:
         return build_loader(cases, self.batch_size, self.num_workers, shuffle=False, seed=self.seed)
 
+    def support(self) -> Iterable[Batch]:
+        """The training cases as they are evaluated: what a method may remember before it is asked."""
+        return self.loader(self.cases("train"))
+
     def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
         """The rows of a phase with the method as it is now."""
-        return self.evaluator.evaluate(self.method, loader, phase, self.runtime.device, self.runtime.autocast)
+        runtime = self.runtime
+        return self.evaluator.evaluate(self.method, loader, phase, runtime.device, runtime.autocast, self.support)
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
         """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""
@@ -124,15 +129,9 @@ class Parts:
 
     def draw(self, cases: PromptedCases, rows: list[Row], phase: str) -> None:
         """Pictures of the worst, median and best case per structure, predicted once more."""
-        from medsam2.data.loader import collate
-
         cases.pictures = True
-        metric = self.evaluator.names[0]
-        position = {record.case_id: i for i, record in enumerate(cases.records)}
-        for rank, row in choose_cases(rows, metric):
-            batch = collate([cases[position[row["case_id"]]]])
-            for info, mask, _ in self.evaluator.predict(self.method, batch, self.runtime.device, self.runtime.autocast):
-                if info.structure == row["structure"]:
-                    caption = f"{rank}: {info.structure}, case {info.case_id}, {metric} {row[metric]:.3f}"
-                    file = f"{info.structure}_{rank}_{info.case_id}.png"
-                    save_picture(draw_case(info, mask, caption), self.directory.pictures / phase / file)
+        loader, runtime = self.loader(cases), self.runtime
+        method, evaluator, folder = self.method, self.evaluator, self.directory.pictures / phase
+        drawn = draw_cases(evaluator, method, cases, loader, rows, runtime.device, runtime.autocast, self.support)
+        for name, picture in drawn:
+            save_picture(picture, folder / name)

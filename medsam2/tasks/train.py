@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from medsam2.evaluation.rows import load_rows, save_rows, summarise
+from medsam2.modeling.lora import merge_lora
 from medsam2.tasks.parts import Outcome, Parts
 from medsam2.training.checkpoint import Checkpoints
 
@@ -44,6 +45,7 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
         checkpoints,
         parts.logger,
     )
+    merge_lora(parts.method.model)  # the best weights are stored under the network's own names
     parts.method.model.load_state_dict(checkpoints.load_best())
     save_rows(parts.rows(val_loader, "val"), parts.directory.rows, "val")  # of the epoch that was chosen
     test_cases = parts.cases("test")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,20 @@ class Progress:
     batch: int = 0
     best: float = float("-inf")
     best_epoch: int = 0
-    epoch_loss: float = 0.0  # sum over the objects of the unfinished epoch
-    epoch_objects: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)  # of the unfinished epoch: name -> [sum, total weight]
+
+    def count(self, values: Mapping[str, float], weight: float) -> None:
+        """Lets values enter the epoch's means with a weight."""
+        for name, value in values.items():
+            total, seen = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = [total + value * weight, seen + weight]
+
+    def means(self) -> dict[str, float]:
+        """The weighted mean of everything counted in this epoch."""
+        return {name: total / seen for name, (total, seen) in self.sums.items()}
+
+    def finish_epoch(self) -> None:
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
 
 
 class CheckpointError(ValueError):

@@ -37,6 +37,7 @@ class MemoryDataset:
     name = "memory"
     structures = ("one", "two")
     allow_shared_patient = False
+    exclusive = True
     root = Path()
 
     def __init__(self, count: int = 6, shape: tuple[int, int] = SHAPE, absent: Sequence[tuple[int, str]] = ()) -> None:

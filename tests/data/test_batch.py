@@ -10,7 +10,7 @@ import torch
 from helpers_data import square
 from torch import Tensor
 
-from medsam2.data.batch import MASK_LOGIT, ObjectInfo, Sample, collate, mask_to_logits
+from medsam2.data.batch import MASK_LOGIT, ObjectInfo, Sample, collate, mask_to_logits, merge_structures
 from medsam2.data.prompts import BoxPrompt, ClickPrompt, MaskPrompt, NoPrompt, Prompt, Prompter
 from medsam2.modeling.sam2 import MASK_LOGIT as MODEL_MASK_LOGIT
 from tests.goldens import build_model
@@ -119,3 +119,75 @@ def test_mask_logits_are_those_sam_2_makes_of_a_given_mask() -> None:
     output = model.use_mask_as_output(model.forward_image(torch.zeros(1, 3, SIZE, SIZE)), mask)
     torch.testing.assert_close(mask_to_logits(TARGET, SIZE // 4), output.low_res_masks[0])
     assert MODEL_MASK_LOGIT == MASK_LOGIT
+
+
+# ------------------------------------------------------------------------------------------------- soft targets
+
+
+@pytest.mark.parametrize("kinds", [("soft",), ("soft", "none"), ("none", "soft"), ("hard",), ("hard", "none")])
+def test_targets_keep_their_type_until_they_are_floats(kinds: Sequence[str]) -> None:
+    samples = []
+    for kind in kinds:
+        one = sample([] if kind == "none" else [BoxPrompt()])
+        one.targets = one.targets.bool() if kind != "soft" else one.targets.float() * 0.25
+        samples.append(one)
+    batch = collate(samples)
+    assert batch.targets.dtype == (torch.float32 if "soft" in kinds else torch.bool)
+    assert batch.to("cpu").targets.dtype == torch.float32
+    assert batch.to("cpu").targets.max() == (0.25 if "soft" in kinds else 1)
+
+
+# ---------------------------------------------------------------------------------------------------- merging
+
+# two images: three structures on the first, one on the second; a row per object, a column per pixel
+LOGITS = torch.tensor([[4.0, 2.0, -1.0, 3.0], [1.0, 5.0, -2.0, 3.0], [-6.0, 2.0, -3.0, -1.0], [9.0, 9.0, 9.0, 9.0]])
+MERGED = torch.tensor([[3.0, -3.0, -1.0, 3.0], [-3.0, 3.0, -2.0, 3.0], [-10.0, -3.0, -3.0, -4.0], [9.0, 9.0, 9.0, 9.0]])
+IMAGES = torch.tensor([0, 0, 0, 1])
+
+
+def as_pixels(rows: Tensor) -> Tensor:
+    return rows.reshape(len(rows), 1, 2, 2)
+
+
+def test_a_pixel_goes_to_the_largest_logit() -> None:
+    merged = merge_structures(as_pixels(LOGITS), IMAGES)
+    assert torch.equal(merged, as_pixels(MERGED))
+    assert torch.equal((merged > 0).sum(0)[0], torch.tensor([[2, 2], [1, 3]]))  # with the other image, and the tie
+    order = torch.tensor([2, 3, 0, 1])
+    assert torch.equal(merge_structures(as_pixels(LOGITS[order]), IMAGES[order]), as_pixels(MERGED[order]))
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "expected"),
+    [
+        (True, MERGED),
+        (False, LOGITS),
+        ([False] * 4, LOGITS),
+        (
+            [True, False, True, True],
+            torch.stack([LOGITS[0], LOGITS[1], torch.tensor([-10.0, 2.0, -3.0, -4.0]), LOGITS[3]]),
+        ),
+    ],
+)
+def test_only_those_that_exclude_each_other_are_merged(exclusive: bool | list[bool], expected: Tensor) -> None:
+    assert torch.equal(merge_structures(as_pixels(LOGITS), IMAGES, exclusive), as_pixels(expected))
+
+
+def test_merged_answers_exclude_each_other_at_any_size() -> None:
+    logits = torch.randn(6, 1, 9, 9, generator=torch.Generator().manual_seed(0)) * 4 + 2
+    index = torch.tensor([0, 1, 0, 1, 0, 1])
+    merged = merge_structures(logits, index)
+    claimed = (merged > 0)[::2].any(0)
+    assert torch.equal(claimed, (logits > 0)[::2].any(0))  # no pixel that somebody claimed is lost
+    assert torch.equal((merged > 0)[::2].float().argmax(0)[claimed], logits[::2].argmax(0)[claimed])
+    for mode, corners in (("bilinear", False), ("nearest", None)):
+        large = torch.nn.functional.interpolate(merged, (101, 57), mode=mode, align_corners=corners)
+        assert (large[::2] > 0).sum(0).max() == 1
+    plain = torch.nn.functional.interpolate(logits, (101, 57), mode="bilinear", align_corners=False)
+    assert (plain[::2] > 0).sum(0).max() == 3
+
+
+def test_equal_answers_and_none_stay_as_they_are() -> None:
+    same = torch.randn(1, 1, 4, 4).expand(3, 1, 4, 4)
+    assert torch.equal(merge_structures(same, torch.zeros(3, dtype=torch.int64)), same)
+    assert merge_structures(torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 1, 4, 4)

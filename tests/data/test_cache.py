@@ -29,15 +29,18 @@ def same(one: Prepared, other: Prepared) -> bool:
     return (
         np.array_equal(one.image, other.image)
         and one.image.dtype == other.image.dtype
-        and (one.shape, one.spacing, list(one.raters)) == (other.shape, other.spacing, list(other.raters))
+        and (one.shape, one.spacing, one.thickness) == (other.shape, other.spacing, other.thickness)
+        and list(one.raters) == list(other.raters)
         and all(np.array_equal(one.raters[s].native(), other.raters[s].native()) for s in one.raters)
     )
 
 
-@pytest.mark.parametrize("spacing", [None, (0.5, 0.25)])
-def test_an_entry_comes_back_as_it_was(tmp_path: Path, spacing: tuple[float, float] | None) -> None:
+@pytest.mark.parametrize(("spacing", "thickness"), [(None, None), ((0.5, 0.25), None), ((0.5, 0.25), 3.5)])
+def test_an_entry_comes_back_as_it_was(
+    tmp_path: Path, spacing: tuple[float, float] | None, thickness: float | None
+) -> None:
     cache = DiskCache(tmp_path)
-    stored = EXAMPLE._replace(spacing=spacing)
+    stored = EXAMPLE._replace(spacing=spacing, thickness=thickness)
     assert cache.load("k") is None
     assert not cache.has("k")
     cache.store("k", stored)

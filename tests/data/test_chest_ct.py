@@ -48,6 +48,9 @@ def test_case_has_the_declared_types_and_spacing(lungs: ChestCT) -> None:
     assert case.labels["left_lung"].dtype == bool
     assert case.raters["left_lung"].shape == (1, 128, 128)
     assert case.spacing == pytest.approx((3.04687595, 3.04687595))
+    assert case.thickness == pytest.approx(10.0)
+    assert lungs.exclusive
+    assert case.record.volume == ""  # one patient: its slices are no volume of the splits
 
 
 def test_radiological_orientation(lungs: ChestCT) -> None:
@@ -76,7 +79,7 @@ def test_image_and_labels_coincide(lungs: ChestCT) -> None:
 )
 def test_window_maps_hounsfield_to_grey(window: dict[str, float], hu: float, grey: float) -> None:
     dataset = ChestCT(window=window)
-    dataset.__dict__["_image"] = (np.full((34, 2, 2), hu), (1.0, 1.0))  # in place of the cached volume
+    dataset.__dict__["_image"] = (np.full((34, 2, 2), hu), (1.0, 1.0, 1.0))  # in place of the cached volume
     assert dataset.load(Record("x", "x", "train", index=0)).image[0, 0] == pytest.approx([grey])
 
 

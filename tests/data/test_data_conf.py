@@ -17,7 +17,7 @@ from medsam2.data.loader import PromptedCases
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-GROUPS = ("dataset", "prompt", "transforms", "cache")
+GROUPS = ("dataset", "prompt", "target", "transforms", "cache")
 CHOICES = [f"{group}/{path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 CONTEXT = ("+paths.data_root=/data", "+paths.cache_dir=/cache", "+seed=0", "+image_size=32")
 
@@ -50,6 +50,10 @@ def test_plain_values_arrive() -> None:
     assert chest.window == (40.0, 400.0)
     assert [split for split, _ in chest.split_blocks] == ["train", "test", "train", "val", "train"]
     assert build("prompt/click", "prompt.num_clicks=3").budget == "3 clicks"
+    assert build("target/single", "target.rater=5").rater == 5
+    phantom = build("dataset/phantom", "dataset.volumes.val=1", "dataset.structures=[vessel]", "dataset.slices=all")
+    assert [sum(r.split == split for r in phantom.records()) for split in ("train", "val", "test")] == [128, 16, 96]
+    assert phantom.structures == ("vessel",)
 
 
 def test_flips_from_the_config_reach_a_sample() -> None:
@@ -64,7 +68,7 @@ def test_flips_from_the_config_reach_a_sample() -> None:
 def test_importing_the_data_layer_stays_cheap() -> None:
     heavy = ("monai", "hydra", "omegaconf", "mlflow", "pandas", "nrrd", "slicerio")
     code = (
-        "import sys\nfrom medsam2.data import loader, chest_ct, dataset, volume_dataset, phantom, transforms\n"
+        "import sys\nfrom medsam2.data import loader, chest_ct, dataset, volume_dataset, phantom, phantom_volumes\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

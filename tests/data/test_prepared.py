@@ -102,6 +102,12 @@ def test_other_channels_are_refused() -> None:
         prepare(make(np.zeros((4, 4, 2)), one=np.zeros((1, 4, 4), dtype=bool)), 4)
 
 
+@pytest.mark.parametrize("thickness", [None, 2.5])
+def test_the_distance_of_slices_is_kept(thickness: float | None) -> None:
+    case = Case(RECORD, np.zeros((4, 4, 1), np.float32), {"one": square(1, 1, 2, 2, (4, 4))}, {}, (1.0, 1.0), thickness)
+    assert prepare(case, 4).thickness == thickness
+
+
 def test_a_label_without_raters_is_its_own_rater() -> None:
     case = Case(RECORD, np.zeros((4, 4, 1), np.float32), {"one": square(1, 1, 2, 2, (4, 4))})
     prepared: Prepared = prepare(case, 4)

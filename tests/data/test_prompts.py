@@ -20,6 +20,7 @@ from medsam2.data.prompts import (
     CLICK_STRATEGIES,
     BoxPrompt,
     ClickPrompt,
+    LearnedPrompt,
     MaskPrompt,
     MixedPrompt,
     NoPrompt,
@@ -80,6 +81,20 @@ def test_a_jittered_box_stays_ordered_in_the_image_and_near(
 def test_order_is_x_y_off_the_diagonal(mask: NDArray[np.bool_], inside: list[int]) -> None:
     assert ClickPrompt()(mask, rng()).points.tolist() == [inside]
     assert BoxPrompt()(mask, rng()).points.tolist() == [inside, inside]
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (20, 30), (30, 20)])
+@pytest.mark.parametrize("strategy", CLICK_STRATEGIES)
+def test_a_legacy_click_is_transposed(shape: tuple[int, int], strategy: str) -> None:
+    """As on the square image that the network sees: x and y of the right click change places there."""
+    mask, (height, width) = square(12, 2, 5, 3, shape), shape
+    for seed in range(20):
+        (x, y), (u, v) = (
+            ClickPrompt(1, strategy, legacy)(mask, rng(seed)).points[0].tolist() for legacy in (False, True)
+        )
+        assert mask[int(y), int(x)]
+        assert (u / width, v / height) == pytest.approx((y / height, x / width))
+    assert not mask[int(v), int(u)]  # off the diagonal it misses
 
 
 def test_box_corners_by_hand() -> None:
@@ -167,8 +182,9 @@ def test_masks_are_degraded_both_ways_and_within_reach() -> None:
     assert np.pi * 25**2 < max(areas) < np.pi * 27.5**2
 
 
-def test_no_prompt_is_no_points_even_where_nothing_is() -> None:
-    prompt = NoPrompt()(np.zeros((4, 5), dtype=bool), rng())
+@pytest.mark.parametrize("prompter", [NoPrompt(), LearnedPrompt()])
+def test_no_prompt_is_no_points_even_where_nothing_is(prompter: Any) -> None:
+    prompt = prompter(np.zeros((4, 5), dtype=bool), rng())
     assert (prompt.points.shape, prompt.points.dtype) == ((0, 2), np.float32)
     assert (prompt.labels.shape, prompt.labels.dtype) == ((0,), np.int64)
     assert prompt.mask is None
@@ -185,6 +201,16 @@ def test_a_mixture_draws_by_probability_and_says_what() -> None:
     assert 250 < shares["wide", "box"] < 350
     assert all(prompt.labels.tolist() == ([2, 3] if prompt.name == "wide" else [1]) for prompt in drawn)
     assert len({prompt.points.tobytes() for prompt in drawn if prompt.name == "wide"}) > 200
+
+
+@pytest.mark.parametrize(
+    ("names", "needs_object", "num_tokens"),
+    [(["box"], True, 0), (["box", "learned"], True, 5), (["none", "learned"], False, 5), (["none"], False, 0)],
+)
+def test_a_mixture_needs_what_one_of_it_does(names: list[str], needs_object: bool, num_tokens: int) -> None:
+    known: dict[str, Any] = {"box": BoxPrompt(), "none": NoPrompt(), "learned": LearnedPrompt(5)}
+    mixed = MixedPrompt({name: known[name] for name in names}, {name: 1 / len(names) for name in names})
+    assert (mixed.needs_object, mixed.num_tokens) == (needs_object, num_tokens)
 
 
 def test_what_a_mixture_draws_does_not_depend_on_the_order_it_is_given_in() -> None:
@@ -224,6 +250,11 @@ def test_an_empty_mask_is_refused(prompter: Any, mask: NDArray[Any]) -> None:
         (lambda: MixedPrompt(MIXED, {"wide": 0.5, "one": 0.5, "never": 0.5}), "sum to 1.5"),
         (lambda: MixedPrompt(MIXED, {"wide": 1.5, "one": -0.5, "never": 0}), "each must be 0 or more"),
         (lambda: MixedPrompt({}, {}), "sum to 0"),
+        (
+            lambda: MixedPrompt({"free": LearnedPrompt()}, {"free": 1}),
+            r"prompts\.free is a learned prompt: name it .*learned",
+        ),
+        (lambda: LearnedPrompt(0), "num_tokens=0"),
         (lambda: order_slices([1, 2], "best"), "strategy='best'.*largest, first, middle, every"),
         (lambda: order_slices([1, 2], "every", step=0), "step=0"),
         (lambda: order_slices([0, 0]), "no object on any slice"),
@@ -246,6 +277,7 @@ def test_bad_settings_are_refused(build: Any, message: str) -> None:
         (BoxPrompt(), "box", "box"),
         (MaskPrompt(0.1), "mask", "mask"),
         (NoPrompt(), "none", "none"),
+        (LearnedPrompt(), "learned", "none"),
     ],
 )
 def test_name_and_budget(prompter: Any, name: str, budget: str) -> None:

@@ -19,7 +19,7 @@ from medsam2.data.prompts import Prompter, prompt_rng
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = [path.stem for path in sorted((CONF / "prompt").glob("*.yaml"))]
-FIXED = {"box", "center", "none"}  # nothing about them is drawn
+FIXED = {"box", "center", "none", "learned"}  # nothing about them is drawn
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=24)).filter(lambda mask: bool(mask.any()))
 cases = st.tuples(st.integers(0, 99), st.text(max_size=5), st.sampled_from(["cup", "disc"]))
@@ -86,6 +86,7 @@ def test_a_case_has_its_prompt_and_an_epoch_another(name: str, case: tuple[int, 
         ("mask", {("mask", "mask")}),
         ("mixed", {("click", "1 click"), ("box", "box"), ("mask", "mask")}),
         ("none", {("none", "none")}),
+        ("learned", {("learned", "none")}),
     ],
 )
 def test_names_and_budgets(name: str, expected: set[tuple[str, str]]) -> None:
@@ -96,6 +97,17 @@ def test_names_and_budgets(name: str, expected: set[tuple[str, str]]) -> None:
 def test_every_prompt_is_in_the_table_above() -> None:
     marks = test_names_and_budgets.pytestmark  # type: ignore[attr-defined]
     assert sorted(name for name, _ in marks[0].args[1]) == NAMES
+
+
+@each_prompt
+def test_what_needs_no_object_costs_nothing(name: str) -> None:
+    prompter = build(name)
+    assert prompter.needs_object == (prompter.budget != "none")
+
+
+def test_the_learned_tokens_are_counted_where_the_network_is_built() -> None:
+    assert build("learned").num_tokens == 4  # type: ignore[attr-defined]
+    assert build("learned", "prompt.num_tokens=7").num_tokens == 7  # type: ignore[attr-defined]
 
 
 def test_a_mixture_from_the_command_line() -> None:

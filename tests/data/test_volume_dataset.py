@@ -102,18 +102,24 @@ def test_a_slice_is_shown_as_the_phantom_lies(clean: Path) -> None:
             assert np.array_equal(case.labels[structure], as_shown(label)[2] == value)
             assert np.array_equal(case.raters[structure], case.labels[structure][None])
         assert case.spacing == pytest.approx((0.8, 0.9))
+        assert case.thickness == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
     ("plane", "shape", "spacing"),
-    [("coronal", (6, 24), (3.0, 0.9)), ("sagittal", (6, 20), (3.0, 0.8)), ("acquired", (20, 24), (0.8, 0.9))],
+    [
+        ("coronal", (6, 24), (0.8, 3.0, 0.9)),
+        ("sagittal", (6, 20), (0.9, 3.0, 0.8)),
+        ("acquired", (20, 24), (3.0, 0.8, 0.9)),
+    ],
 )
-def test_planes(clean: Path, plane: str, shape: tuple[int, int], spacing: tuple[float, float]) -> None:
+def test_planes(clean: Path, plane: str, shape: tuple[int, int], spacing: tuple[float, float, float]) -> None:
     dataset = open_set(clean, plane=plane)
     for record in dataset.records()[::9]:
         case = dataset.load(record)
         assert case.image.shape == (*shape, 1)
-        assert case.spacing == pytest.approx(spacing)
+        assert case.spacing is not None
+        assert (case.thickness, *case.spacing) == pytest.approx(spacing)
         assert any(mask.any() for mask in case.labels.values())
 
 
@@ -121,6 +127,8 @@ def test_three_channels_and_regions(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path, count=6, channels=("T1", "T2", "FLAIR"), labels=REGIONS)
     dataset = open_set(root, NNUNet(channels=[2, 0, 1], patient_pattern="(heart[0-9]+)"), slices="all")
     assert dataset.structures == ("edge", "whole", "core")
+    assert not dataset.exclusive  # the core is in the whole
+    assert open_set(root, structures=["edge", "core"]).exclusive
     case = dataset.load(dataset.records()[1])
     label = as_shown(organs(0, 3))[1]
     hu = as_shown(scan(0, organs(0, 3)))

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from medsam2.data.batch import Batch
 from medsam2.losses import BCE
 from medsam2.methods.image import ImageMethod
+from medsam2.methods.supervision import Supervision
 from medsam2.modeling.sam import LOGIT_LIMIT
 from medsam2.modeling.sam2 import SAM2
 from tests.goldens import build_model
-
-SIZE = 64
+from tests.methods.helpers_image import SIZE, batch, by_hand, decode, masks_only, mixed_batch, only, shift_scores
 
 
 @pytest.fixture(scope="module")
@@ -26,76 +25,23 @@ def model() -> SAM2:
     return build_model("sam2_nano", SIZE)
 
 
-def batch() -> Batch:
-    """Three objects on two images: two on the first, one on the second."""
-    generator = torch.Generator().manual_seed(1)
-    targets = torch.zeros(3, 1, SIZE, SIZE)
-    targets[0, :, 8:24, 8:40], targets[1, :, 30:50, 10:20], targets[2, :, 20:60, 20:60] = 1, 1, 1
-    corners = torch.tensor([[[8.0, 8], [39, 23]], [[10, 30], [19, 49]], [[20, 20], [59, 59]]])
-    return Batch(
-        images=torch.rand(2, 3, SIZE, SIZE, generator=generator),
-        image_index=torch.tensor([0, 0, 1]),
-        point_coords=corners,
-        point_labels=torch.tensor([[2, 3]] * 3),
-        targets=targets,
-        objects=[],
-        case_ids=["a", "b"],
-    )
-
-
-def mixed_batch() -> Batch:
-    """Seven objects on two images: box, nothing, three clicks, mask, one click, mask and click, three clicks."""
-    generator = torch.Generator().manual_seed(2)
-    clicks = [[2, 3, -1], [-1, -1, -1], [1, 1, 0], [-1, -1, -1], [1, -1, -1], [1, -1, -1], [0, 1, 1]]
-    labels = torch.tensor(clicks)
-    return Batch(
-        images=torch.rand(2, 3, SIZE, SIZE, generator=generator),
-        image_index=torch.tensor([0, 0, 0, 1, 1, 1, 1]),
-        point_coords=torch.rand(7, 3, 2, generator=generator).sort(dim=1).values * SIZE * (labels >= 0)[..., None],
-        point_labels=labels,
-        targets=(torch.rand(7, 1, SIZE, SIZE, generator=generator) > 0.5).float(),
-        objects=[],
-        case_ids=["a", "b"],
-        mask_inputs=torch.randn(7, 1, SIZE // 4, SIZE // 4, generator=generator) * 5,  # of those without, noise
-        mask_given=torch.tensor([False, False, False, True, False, True, False]),
-        point_counts=[2, 1, 3, 1, 1, 1, 3],
-    )
-
-
-def only(whole: Batch, i: int) -> Batch:
-    """The i-th object alone, on its image alone, with its own points and without a mask if it has none."""
-    count = whole.point_counts[i] if whole.point_counts else whole.point_labels.shape[1]
-    has_mask = whole.mask_given is not None and bool(whole.mask_given[i])
-    return Batch(
-        images=whole.images[whole.image_index[i : i + 1]],
-        image_index=torch.tensor([0]),
-        point_coords=whole.point_coords[i : i + 1, :count],
-        point_labels=whole.point_labels[i : i + 1, :count],
-        targets=whole.targets[i : i + 1],
-        objects=[],
-        case_ids=[],
-        mask_inputs=whole.mask_inputs[i : i + 1] if has_mask and whole.mask_inputs is not None else None,
-    )
-
-
-def decode(model: SAM2, data: Batch, mask_input: Tensor | None) -> Any:
-    features = model.encode_image(data.images)
-    prompts = {"point_coords": data.point_coords, "point_labels": data.point_labels, "mask_input": mask_input}
-    return model.decode(features, **prompts, image_index=data.image_index, multimask_output=False)
-
-
-def by_hand(model: SAM2, data: Batch, mask_input: Tensor | None = None) -> tuple[Tensor, Any]:
-    output = decode(model, data, mask_input)
-    logits = interpolate(output.low_res_masks, (SIZE, SIZE), mode="bilinear", align_corners=False)
-    return BCE(2.0)(logits, data.targets), output
-
-
 @torch.no_grad()
 def test_the_loss_is_the_criterion_on_bilinear_logits(model: SAM2) -> None:
     model.train()
-    loss = ImageMethod(model, BCE(2.0)).loss(batch())
+    loss = masks_only(model, BCE(2.0)).loss(batch())
     torch.testing.assert_close(loss.total, by_hand(model, batch())[0])
-    assert list(loss.terms) == ["loss"]
+    assert list(loss.terms) == ["loss", "mask"]
+    torch.testing.assert_close(loss.terms["mask"], loss.total)
+
+
+@torch.no_grad()
+def test_by_default_all_heads_are_supervised(model: SAM2) -> None:
+    model.train()
+    loss = ImageMethod(model, BCE(2.0)).loss(batch())
+    mask, output = by_hand(model, batch())
+    terms = Supervision(BCE(2.0), 1.0, 1.0)(*output[:3], batch().targets, None)
+    torch.testing.assert_close(loss.total, mask + terms["iou"] + terms["presence"])
+    assert list(loss.terms) == ["loss", "mask", "iou", "presence"]
 
 
 @torch.no_grad()
@@ -103,7 +49,7 @@ def test_two_rounds_give_the_last_mask_back_and_average_the_losses(model: SAM2) 
     model.train()
     first, output = by_hand(model, batch())
     second, _ = by_hand(model, batch(), output.low_res_masks)
-    loss = ImageMethod(model, BCE(2.0), rounds=2).loss(batch())
+    loss = masks_only(model, BCE(2.0), rounds=2).loss(batch())
     assert not torch.allclose(first, second)
     torch.testing.assert_close(loss.total, (first + second) / 2)
 
@@ -111,7 +57,7 @@ def test_two_rounds_give_the_last_mask_back_and_average_the_losses(model: SAM2) 
 @torch.no_grad()
 def test_the_answer_is_the_last_rounds(model: SAM2) -> None:
     model.eval()
-    first, second = (ImageMethod(model, BCE(), rounds=n).predict(batch()) for n in (1, 2))
+    first, second = (ImageMethod(model, BCE(), eval_rounds=n).predict(batch()) for n in (1, 2))
     output = decode(model, batch(), None)
     torch.testing.assert_close(first.mask_logits, output.low_res_masks)
     torch.testing.assert_close(first.iou_predictions, output.iou_predictions[:, 0])
@@ -126,7 +72,7 @@ def test_the_answer_is_the_last_rounds(model: SAM2) -> None:
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_an_objects_answer_does_not_depend_on_the_others_of_its_batch(model: SAM2, rounds: int, make: Any) -> None:
     model.eval()
-    method, whole = ImageMethod(model, BCE(), rounds), make()
+    method, whole = ImageMethod(model, BCE(), eval_rounds=rounds), make()
     together = method.predict(whole)
     for i in range(len(whole.image_index)):
         alone = method.predict(only(whole, i))
@@ -157,8 +103,7 @@ def test_no_prompt_is_answered_as_sam_2_answers_a_frame_without_prompts(
     model: SAM2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.eval()
-    score = model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
-    monkeypatch.setattr(score, "data", score.data + 10)  # present, else SAM 2 would blank the mask
+    shift_scores(model, monkeypatch, 10)  # present, else SAM 2 would blank the mask
     whole = mixed_batch()
     answer = ImageMethod(model, BCE()).predict(whole)
     features = model.encode_image(whole.images)
@@ -192,7 +137,7 @@ def test_the_first_round_sees_the_given_mask_the_others_their_own(model: SAM2, m
 
     monkeypatch.setattr(model, "decode", recording)
     whole = replace(mixed_batch(), point_counts=[])
-    ImageMethod(model, BCE(), rounds=2).predict(whole)
+    ImageMethod(model, BCE(), eval_rounds=2).predict(whole)
     (first, given), (second, later) = seen
     assert torch.equal(first, whole.mask_inputs)  # type: ignore[arg-type]
     assert torch.equal(given, whole.mask_given)  # type: ignore[arg-type]
@@ -269,7 +214,7 @@ def test_under_bf16_loss_and_answer_are_float32(model: SAM2) -> None:
             seen.append(logits.dtype)
             return super().forward(logits, target)
 
-    method = ImageMethod(model, Recording(), rounds=2)
+    method = ImageMethod(model, Recording(), rounds=2, eval_rounds=2)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert method.loss(batch()).total.dtype == torch.float32
         prediction = method.predict(batch())
@@ -296,4 +241,4 @@ def test_model_and_loss_move_together(model: SAM2) -> None:
     method = ImageMethod(build_model("sam2_nano", SIZE), BCE(2.0))
     method.to("meta")
     assert {p.device.type for p in method.model.parameters()} == {"meta"}
-    assert method.criterion.pos_weight.device.type == "meta"  # type: ignore[union-attr]
+    assert method.supervision.mask_loss.pos_weight.device.type == "meta"  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +66,75 @@ def test_only_metrics_that_some_run_has_are_columns() -> None:
     frame = build_table(runs)
     assert [c for c in frame.columns if c.endswith("mean")] == ["refuge zero-shot dice mean", "refuge dice mean"]
     assert frame["refuge zero-shot dice n"].tolist() == [1, 0]
+
+
+def means(frame: pd.DataFrame) -> list[str]:
+    return [column.removesuffix(" mean") for column in frame.columns if column.endswith(" mean")]
+
+
+def test_every_headline_metric_has_a_column_and_its_unit() -> None:
+    metrics = {"test/iou/mean": 0.7, "test/hd95/mean": 4.0, "test/assd/mean": 1.0, "test/nsd/mean": 0.9}
+    metrics |= {"test/volume_error/mean": 0.1, "test/vcdr_error/mean": 0.05, "test/ece/mean": 0.02}
+    metrics |= {"test/rater_dice/mean": 0.8, "test/rater_ceiling/mean": 0.85, "test/prompt_dice/mean": 0.6}
+    metrics |= {"test/slice_dice/mean": 0.5, "test/iou_ece/mean": 0.1}  # in the run's metrics, not in its headline
+    runs = [done("s", 0, 0.8, "ct", **metrics, **{"test/in_mm/share": 1.0})]
+    assert means(build_table(runs)) == [
+        "ct prompt alone dice", "ct raters' own dice", "ct dice per rater", "ct dice", "ct iou", "ct hd95 mm",
+        "ct assd mm", "ct nsd", "ct volume error", "ct vCDR error", "ct ece",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shares", "heading"), [([1.0, 1.0], "hd95 mm"), ([0.0, 0.0], "hd95 px"), ([0.5, 0.5], "hd95 mm or px")]
+)
+def test_distances_are_headed_by_their_unit(shares: list[float], heading: str) -> None:
+    runs = [
+        done("s", i, 0.8, "refuge", **{"test/hd95/mean": 4.0 + i, "test/in_mm/share": share})
+        for i, share in enumerate(shares)
+    ]
+    runs += [done("s", 0, 0.8, "ct", **{"test/hd95/mean": 9.0, "test/in_mm/share": 1.0})]
+    frame = build_table(runs)
+    assert means(frame) == ["refuge dice", f"refuge {heading}", "ct dice", "ct hd95 mm"]
+    assert frame[f"refuge {heading} mean"].tolist() == [4.5]
+
+
+def test_prompted_and_prompt_free_scores_share_no_column() -> None:
+    prompted = done(
+        "box", 0, 0.9, **{"test/prompted/share": 1.0, "zero_shot/prompted/share": 1.0, "zero_shot/dice/mean": 0.5}
+    )
+    free = done(
+        "learned", 0, 0.7, **{"test/prompted/share": 0.0, "zero_shot/prompted/share": 0.0, "zero_shot/dice/mean": 0.1}
+    )
+    mixed = done("mixed", 0, 0.8, **{"test/prompted/share": 0.5, "test/prompt_free_dice/mean": 0.6})
+    runs = [replace(run, metrics={**run.metrics, "test/rater_ceiling/mean": 0.95}) for run in (prompted, free, mixed)]
+    frame = build_table(runs)
+    columns = {name: frame[f"{name} mean"].tolist() for name in means(frame)}
+    nan = math.nan
+    expected = {
+        "refuge zero-shot dice": [0.5, nan, nan],
+        "refuge raters' own dice": [0.95, 0.95, 0.95],  # of the data, whoever asks
+        "refuge dice": [0.9, nan, 0.8],
+        "refuge prompt-free zero-shot dice": [nan, 0.1, nan],
+        "refuge prompt-free dice": [nan, 0.7, 0.6],
+    }
+    assert list(columns) == list(expected)
+    for name, values in expected.items():
+        assert columns[name] == pytest.approx(values, nan_ok=True)
+
+
+def test_structures_keep_prompted_and_prompt_free_apart_and_their_units() -> None:
+    def scores(**more: float) -> dict[str, float]:
+        return {"test/dice/cup": 0.6, "test/hd95/cup": 3.0, "test/hd95/mean": 5.0, "test/in_mm/share": 1.0} | more
+
+    runs = [
+        done("box", 0, 0.9, **scores(**{"test/prompted/share": 0.5, "test/prompt_free_dice/cup": 0.4})),
+        done("learned", 0, 0.7, **scores(**{"test/prompted/share": 0.0})),
+    ]
+    frame = build_table(split_structures(runs))
+    assert means(frame) == ["refuge dice", "refuge hd95 mm", "refuge prompt-free dice", "refuge prompt-free hd95 mm"]
+    assert frame["refuge dice mean"].tolist() == pytest.approx([0.6, math.nan], nan_ok=True)
+    assert frame["refuge prompt-free dice mean"].tolist() == [0.4, 0.6]
+    assert frame["refuge prompt-free hd95 mm mean"].tolist() == pytest.approx([math.nan, 3.0], nan_ok=True)
 
 
 def test_axes_that_a_job_does_not_sweep_are_empty() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from medsam2.training.checkpoint import CheckpointError, Checkpoints, Progress
 
-PROGRESS = Progress(epoch=3, batch=2, best=0.75, best_epoch=2, epoch_loss=1.5, epoch_objects=8)
+PROGRESS = Progress(epoch=3, batch=2, best=0.75, best_epoch=2, sums={"loss": [1.5, 8.0], "grad_norm": [0.25, 2.0]})
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def test_round_trip_with_the_random_state(checkpoints: Checkpoints) -> None:
     assert stored[0]["optimizer"] == {"step": 7}
     assert torch.equal(stored[0]["model"]["weight"], torch.ones(300, 300))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_means_are_over_what_had_the_value_and_end_with_the_epoch() -> None:
+    progress = Progress(epoch=3, batch=7)
+    progress.count({"loss": 2.0, "iou": 1.0}, 3)
+    progress.count({"loss": 6.0}, 1)  # a batch without that term
+    assert progress.means() == {"loss": 3.0, "iou": 1.0}
+    progress.finish_epoch()
+    assert progress == Progress(epoch=4)
 
 
 def test_best_holds_the_weights(checkpoints: Checkpoints) -> None:

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from medsam2.data.batch import Batch
 from medsam2.methods.base import Loss
+from medsam2.modeling.lora import add_lora, merge_lora
 from medsam2.optim import cosine
 from medsam2.runs import RunDirectory
 from medsam2.tasks.parts import RunLogger
 from medsam2.tracking.base import NoTracker
 from medsam2.training.checkpoint import CheckpointError, Checkpoints, Progress
+from medsam2.training.memory import OutOfMemory
 from medsam2.training.precision import Runtime
-from medsam2.training.trainer import NonFiniteLoss, Trainer
+from medsam2.training.trainer import Trainer
+from medsam2.training.watch import NonFiniteLoss
 from tests.fakes import Blobs, PixelMethod, Stopped, StoppedMethod
 
 MONITOR = "val/dice/mean"
@@ -123,6 +126,44 @@ def test_the_logged_loss_is_the_mean_over_objects_and_lr_the_schedules(fit: Call
     run(max_epochs=2)
     rates = [m["train/lr"] for _, m in run.metrics if "train/lr" in m]
     assert rates == pytest.approx([0.02, 0.02 * 0.1])  # after the warm-up's epoch; at the cosine's end
+
+
+def test_every_term_is_logged_as_a_mean_over_objects_and_the_gradients_norm_over_steps(
+    fit: Callable[..., Fit],
+) -> None:
+    class TwoTerms(PixelMethod):
+        seen: list[tuple[int, float]] = []  # noqa: RUF012
+
+        def loss(self, batch: Batch) -> Loss:
+            total = super().loss(batch).total
+            TwoTerms.seen.append((len(batch.objects), float(total.detach())))
+            terms = {"mask": 2 * total.detach(), "loss": total.detach()}
+            if len(batch.objects) < 3:  # some terms are in some batches only
+                terms["presence"] = torch.tensor(0.5)
+            return Loss(total, terms)
+
+    run = fit(method=TwoTerms(), batch_size=3, optimizer=torch.optim.SGD, lr=0.0)  # 8 cases: batches of 3, 3, 2
+    before = weights(run.method)
+    run(max_epochs=1)
+    (logged,) = [m for _, m in run.metrics if "train/loss" in m]
+    mean = sum(count * value for count, value in TwoTerms.seen) / 8
+    assert logged.pop("train/loss") == pytest.approx(mean)
+    assert logged.pop("train/mask") == pytest.approx(2 * mean)
+    norms = []
+    for batch in order_of_epoch_1(3):
+        run.method.model.zero_grad()
+        PixelMethod.loss(run.method, batch).total.backward()
+        norms.append(float(torch.cat([p.grad.flatten() for p in run.method.model.parameters()]).norm()))  # type: ignore[union-attr]
+    assert logged.pop("train/grad_norm") == pytest.approx(sum(norms) / 3, rel=1e-5)
+    assert set(logged) == {"train/presence", "train/lr"}
+    assert logged["train/presence"] == 0.5
+    assert equal(weights(run.method), before)
+
+
+def order_of_epoch_1(batch_size: int) -> list[Batch]:
+    loader = Blobs().loader(batch_size)
+    loader.sampler.set_epoch(1)
+    return [batch.to("cpu") for batch in loader]
 
 
 def test_epoch_0_is_the_model_as_it_came(fit: Callable[..., Fit]) -> None:
@@ -275,10 +316,89 @@ def test_parameters_that_the_loss_never_reaches_are_named(
     method.model.unused.register_parameter("weight", nn.Parameter(torch.zeros(2)))  # type: ignore[union-attr, operator]
     method.model.forward = lambda x: method.model[3](method.model[1](method.model[0](x)))  # type: ignore[index, method-assign]
     run = fit(method=method)
-    with caplog.at_level(logging.INFO, "medsam2.training.trainer"):
+    with caplog.at_level(logging.INFO, "medsam2.training.watch"):
         run(max_epochs=2)
     messages = [r.getMessage() for r in caplog.records if "no gradient" in r.getMessage()]
     assert messages == ["1 parameter tensors get no gradient from this loss: unused"]
+
+
+def test_an_optimiser_without_a_state_names_the_same(fit: Callable[..., Fit], caplog: pytest.LogCaptureFixture) -> None:
+    run = fit(optimizer=torch.optim.SGD)
+    with caplog.at_level(logging.INFO):
+        run(max_epochs=1)
+    assert "no gradient" not in caplog.text
+
+
+def test_lora_is_merged_in_the_best_file_and_apart_in_the_last(fit: Callable[..., Fit]) -> None:
+    run = fit(scores=lambda epoch: {MONITOR: float(epoch)})
+    run.method.model.add_module("4", nn.Sequential(Pixelwise(1, 1)))
+    add_lora(run.method.model, ["4.0.*"], rank=1, alpha=1.0)
+    run(max_epochs=3)
+    plain = PixelMethod()
+    plain.model.add_module("4", nn.Sequential(Pixelwise(1, 1)))
+    best, last = run.stored("best.pt")["model"], run.stored("last.pt")["model"]
+    assert set(best) == set(plain.model.state_dict())
+    assert "4.0.linear.parametrizations.weight.0.lora_a" in last
+    merge_lora(run.method.model)
+    assert run.stored("best.pt")["epoch"] == 3
+    assert equal(dict(sorted(best.items())), dict(sorted(weights(run.method).items())))
+
+
+class Pixelwise(nn.Module):
+    """A linear layer on the channels of every pixel."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim_in, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+# ----------------------------------------------------------------------------------------------- averages
+
+
+def test_the_average_is_validated_and_kept_and_training_goes_on_from_the_last_weights(
+    fit: Callable[..., Fit],
+) -> None:
+    validated: dict[int, Any] = {}
+
+    def observe(run: Fit) -> Validate:
+        def scores(epoch: int) -> dict[str, float]:
+            validated[epoch] = weights(run.method)
+            return {MONITOR: float(epoch)}
+
+        return scores
+
+    plain = fit("plain")
+    plain.scores = observe(plain)
+    plain(max_epochs=2, max_batches=1)  # one step per epoch
+    raw = dict(validated)
+    averaging = fit("averaging")
+    averaging.scores = observe(averaging)
+    averaging(max_epochs=2, max_batches=1, ema=0.999)
+    assert equal(validated[0], raw[0])
+    assert equal(averaging.stored()["model"], raw[2])
+    for name in raw[0]:
+        first = raw[0][name].lerp(raw[1][name], 1 - 2 / 11)  # (1 + n) / (10 + n) is kept at step n
+        second = first.lerp(raw[2][name], 1 - 3 / 12)
+        torch.testing.assert_close(validated[1][name], first)
+        torch.testing.assert_close(validated[2][name], second)
+    assert equal(averaging.stored("best.pt")["model"], validated[2])
+    assert equal(averaging.stored()["ema"]["averages"], validated[2])
+    assert equal(weights(averaging.method), raw[2])
+
+
+def test_without_a_switch_there_is_no_average(fit: Callable[..., Fit]) -> None:
+    run = fit()
+    run(max_epochs=1, max_batches=1)
+    assert "ema" not in run.stored()
+
+
+@pytest.mark.parametrize("ema", [0.0, 1.0, -0.5])
+def test_an_average_that_is_none_is_refused(fit: Callable[..., Fit], ema: float) -> None:
+    with pytest.raises(ValueError, match=rf"trainer\.ema={ema}: must lie between 0 and 1"):
+        fit()(ema=ema)
 
 
 # --------------------------------------------------------------------------------------------- precision
@@ -303,6 +423,46 @@ def test_bf16_computes_products_in_bf16(fit: Callable[..., Fit]) -> None:
             return super().loss(batch)
 
     fit(method=Recording(), dtype=torch.bfloat16)(max_epochs=1, max_batches=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "enabled", "scaled"),
+    [(torch.float32, False, False), (torch.bfloat16, True, False), (torch.float16, True, True)],
+)
+def test_there_is_one_autocast_around_the_loss_and_a_scaler_for_fp16_alone(
+    fit: Callable[..., Fit], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, enabled: bool, scaled: bool
+) -> None:
+    state: list[tuple[bool, torch.dtype]] = []
+    entered: list[torch.autocast] = []
+    enter = torch.autocast.__enter__
+    monkeypatch.setattr(torch.autocast, "__enter__", lambda self: entered.append(self) or enter(self))  # type: ignore[func-returns-value]
+
+    class Recording(PixelMethod):
+        def loss(self, batch: Batch) -> Loss:
+            state.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            total, terms = super().loss(batch)
+            total.register_hook(lambda gradient: state.append((torch.is_autocast_enabled("cpu"), dtype)))
+            return Loss(total, terms)
+
+    run = fit(method=Recording(), dtype=dtype, optimizer=torch.optim.SGD, scores=lambda epoch: {MONITOR: 0.0})
+    run(max_epochs=1, max_batches=2)
+    assert [inside for inside, _ in state] == [enabled, False, enabled, False]  # loss, backward, loss, backward
+    assert not enabled or state[0][1] is dtype
+    assert len(entered) == (2 if enabled else 0)
+    assert bool(run.stored()["scaler"]) is scaled
+
+
+def test_bf16_weights_lose_the_steps_that_float32_weights_take(fit: Callable[..., Fit]) -> None:
+    moved = {}
+    for legacy in (False, True):
+        run = fit(str(legacy), lr=1e-6)
+        before = {k: v.bfloat16().float() if legacy else v for k, v in weights(run.method).items()}
+        run(max_epochs=3, legacy_bf16_weights=legacy)
+        after = weights(run.method)
+        assert all(torch.equal(v, v.bfloat16().float()) is legacy for v in after.values())
+        moved[legacy] = float(torch.cat([(after[k] != before[k]).flatten() for k in before]).float().mean())
+    assert moved[False] > 0.99
+    assert moved[True] < 0.05
 
 
 def test_fp16_with_clipping_survives_a_step_without_objects(fit: Callable[..., Fit]) -> None:
@@ -330,7 +490,8 @@ def test_a_nan_loss_stops_before_the_step_and_names_the_cases(fit: Callable[...,
         run(max_epochs=2)
     assert history[-1][0] == ["train3"]
     assert equal(weights(run.method), history[-1][1])
-    for part in ("loss is nan in epoch 1, batch", "bce=nan", "cases train3", "optim.lr", "trainer.clip_norm"):
+    norms = "no step before it" if len(history) == 1 else "gradient norms of the steps before 0."
+    for part in ("loss is nan in epoch 1, batch", "bce=nan", "cases train3", norms, "optim.lr", "trainer.clip_norm"):
         assert part in str(caught.value)
     assert all(bool(v.isfinite().all()) for v in run.stored("best.pt")["model"].values())
 
@@ -351,7 +512,139 @@ def test_a_non_finite_loss_in_a_group_spoils_no_weights(fit: Callable[..., Fit],
     assert equal(weights(run.method), weights(PixelMethod()))
 
 
+def test_a_non_finite_gradient_names_its_parts_the_terms_and_every_case_of_the_step(fit: Callable[..., Fit]) -> None:
+    class Spoilt(PixelMethod):
+        seen: list[str] = []  # noqa: RUF012
+
+        def loss(self, batch: Batch) -> Loss:
+            Spoilt.seen += batch.case_ids
+            total, terms = super().loss(batch)
+            if len(Spoilt.seen) == 6:
+                total.register_hook(lambda gradient: gradient * math.inf)
+            if len(Spoilt.seen) == 8:
+                self.model[3].weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[index, union-attr, operator]
+            return Loss(total, terms)
+
+    run = fit(method=Spoilt())
+    with pytest.raises(NonFiniteLoss) as caught:
+        run(accumulate=2)
+    text = str(caught.value)
+    assert "the gradient's norm is nan in epoch 1, batch 4 (norms by part: 0=" in text
+    assert "3=nan; loss terms: bce=0." in text
+    assert f"cases since the last step {', '.join(Spoilt.seen[4:8])}; gradient norms of the steps before 0." in text
+    assert all(bool(v.isfinite().all()) for v in weights(run.method).values())
+
+
+# -------------------------------------------------------------------------------------------- out of memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free. More. And more."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
+    ],
+    ids=["CUDA", "Linux", "Windows"],
+)
+def test_out_of_memory_names_what_to_lower(fit: Callable[..., Fit], error: RuntimeError) -> None:
+    class Greedy(PixelMethod):
+        def loss(self, batch: Batch) -> Loss:
+            raise error
+
+    with pytest.raises(OutOfMemory) as caught:
+        fit(method=Greedy())()
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("out of memory in training, epoch 1 (")
+    assert "tried to allocate" in lines[0].lower()
+    assert "And more" not in lines[0]
+    assert lines[2].startswith("  batch_size=1 trainer.accumulate=2: saves about 50% of the activations")
+    assert caught.value.__cause__ is error
+
+
+def test_out_of_memory_in_a_validation_does_not_speak_of_gradients(fit: Callable[..., Fit]) -> None:
+    def scores(epoch: int) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(OutOfMemory, match=r"in validation, epoch 0 \(CUDA out of memory\.\)") as caught:
+        fit(scores=scores)()
+    assert "accumulate" not in str(caught.value)
+    assert "optimiser" not in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are(fit: Callable[..., Fit]) -> None:
+    class Broken(PixelMethod):
+        def loss(self, batch: Batch) -> Loss:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"):
+        fit(method=Broken())()
+
+
 # --------------------------------------------------------------------------------------------- interruption
+
+
+class Remembering(PixelMethod):
+    """Its loss depends on every batch it has seen, on the epoch, and on a generator of its own."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.memory = torch.zeros(3)
+        self.generator = torch.Generator().manual_seed(3)
+        self.calls: list[Any] = []
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.calls.append(epoch)
+
+    def loss(self, batch: Batch) -> Loss:
+        self.calls.append(batch.case_ids)
+        noise = torch.rand(3, generator=self.generator)
+        self.memory = 0.5 * self.memory + 0.5 * batch.images.mean((0, 2, 3)) * noise
+        total = super().loss(batch).total * (1 + self.epoch * self.memory.sum())
+        return Loss(total, {"bce": total.detach(), "memory": self.memory.sum()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calls.append("loaded")
+        self.memory = state["memory"]
+        self.generator.set_state(state["generator"])
+
+
+class StoppedRemembering(Remembering):
+    def loss(self, batch: Batch) -> Loss:
+        if sum(isinstance(call, list) for call in self.calls) + 1 == 7:  # the third of four batches of epoch 2
+            raise Stopped
+        return super().loss(batch)
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 60.0], ids=["saved every step", "saved every epoch"])
+def test_a_methods_state_and_the_average_go_on_inside_an_epoch(fit: Callable[..., Fit], minutes: float) -> None:
+    settings = {"max_epochs": 3, "checkpoint_minutes": minutes, "ema": 0.9, "clip_norm": 0.5}
+    whole = fit("whole", Remembering())
+    expected = whole(**settings)
+    with pytest.raises(Stopped):
+        fit("killed", StoppedRemembering())(**settings)
+    resumed = fit("killed", Remembering())
+    assert resumed(**settings) == expected
+    assert equal(weights(resumed.method), weights(whole.method))
+    assert equal(resumed.stored(), whole.stored())
+    assert equal(resumed.stored("best.pt"), whole.stored("best.pt"))
+    assert resumed.metrics == whole.metrics
+    assert "train/memory" in whole.metrics[-2][1]
+
+
+def test_a_method_is_told_the_epoch_before_its_first_batch_and_after_its_state_is_back(
+    fit: Callable[..., Fit],
+) -> None:
+    with pytest.raises(Stopped):
+        fit(method=StoppedRemembering())(checkpoint_minutes=1e-9)
+    resumed = Remembering()
+    fit(method=resumed)(max_epochs=3, checkpoint_minutes=1e-9)
+    kinds = ["batch" if isinstance(call, list) else call for call in resumed.calls]
+    assert kinds == ["loaded", 2, "batch", "batch", 3, "batch", "batch", "batch", "batch"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -67,6 +67,21 @@ def test_values_are_structures(valued: Path) -> None:
     assert list(case_of(only, "P03_L").raters) == ["disc"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "structures", "exclusive"),
+    [
+        (LABELS, None, False),  # the cup is in the disc
+        (LABELS, "disc", True),
+        ({"cup": 2, "rim": 1}, None, True),
+        (None, None, False),  # files of their own may overlap
+    ],
+)
+def test_structures_of_different_values_exclude_each_other(
+    valued: Path, labels: dict[str, Any] | None, structures: str | None, exclusive: bool
+) -> None:
+    assert dataset(Folder(labels), valued, structures=structures).exclusive is exclusive
+
+
 def test_values_that_were_not_named(valued: Path) -> None:
     fails(
         lambda: case_of(dataset(Folder({"rim": 1}), valued), "P00_L"),

@@ -1,0 +1,202 @@
+"""The objects that train together: one epoch, one batch, one optimiser step, and the state that outlives a kill."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from medsam2.data.loader import Batch
+from medsam2.methods.base import Loss, Method
+from medsam2.modeling.lora import merged_state_dict
+from medsam2.training.checkpoint import Checkpoints, Progress
+from medsam2.training.ema import EMA
+from medsam2.training.memory import explain_oom, explained, survey
+from medsam2.training.precision import Runtime
+from medsam2.training.progress import progress_bar
+from medsam2.training.watch import Watch
+
+if TYPE_CHECKING:
+    from medsam2.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Logger(Protocol):
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None: ...
+
+    def forget_after(self, epoch: int) -> None:
+        """Drops what an earlier attempt logged after `epoch`: it is computed again."""
+
+
+def read_terms(loss: Loss) -> dict[str, float]:
+    """The loss and its terms as numbers, fetched from the device at once."""
+    values = {**loss.terms, "loss": loss.total.detach()}
+    return dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
+
+
+class Fit:
+    """One call of `Trainer.fit`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        method: Method,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        loader: DataLoader[Any],
+        runtime: Runtime,
+        checkpoints: Checkpoints,
+        logger: Logger,
+    ):
+        self.trainer, self.method, self.optimizer, self.scheduler = trainer, method, optimizer, scheduler
+        self.loader, self.runtime, self.checkpoints, self.logger = loader, runtime, checkpoints, logger
+        if trainer.legacy_bf16_weights:
+            log.warning("trainer.legacy_bf16_weights: a step of less than 0.2 to 0.4 % of a weight is lost")
+            round_to_bf16(method.model.parameters())
+        self.scaler = torch.amp.GradScaler(  # fp16 alone has too small a range for gradients
+            torch.device(runtime.device).type, enabled=runtime.dtype is torch.float16
+        )
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.ema = None if trainer.ema is None else EMA(method.model, trainer.ema)
+        self.watch = Watch(method.model, optimizer)
+        self.saved = time.monotonic()
+
+    # ----------------------------------------------------------------------------------------------- state
+
+    def resume(self) -> Progress:
+        stored = self.checkpoints.load_last()
+        if stored is None:
+            return Progress()
+        state, progress = stored
+        self.method.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.method.load_state_dict(state["method"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.logger.forget_after(progress.epoch)
+        log.info("resuming after epoch %d and %d batches", progress.epoch, progress.batch)
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        state = {
+            "model": self.method.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "method": self.method.state_dict(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        self.checkpoints.save_last(state, progress)
+        self.saved = time.monotonic()
+
+    def save_best(self, epoch: int) -> None:
+        """The weights as they are now, under the network's own names."""
+        self.checkpoints.save_best(merged_state_dict(self.method.model), epoch)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are judged and kept."""
+        return nullcontext() if self.ema is None else self.ema.averaged()
+
+    def explained(self, place: str, training: bool) -> AbstractContextManager[None]:
+        """Inside, an error for want of memory names the settings to lower."""
+
+        def explain(reason: str) -> str:
+            usage = survey(
+                self.method.model,
+                self.optimizer,
+                batch_size=self.loader.batch_size or 1,
+                accumulate=self.trainer.accumulate,
+                frames=getattr(self.method, "frames", None),
+                dtype=self.runtime.dtype,
+                device=self.runtime.device,
+                training=training,
+            )
+            return explain_oom(usage, place, reason)
+
+        return explained(explain)
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def train_epoch(self, progress: Progress) -> None:
+        """From the position in `progress` to the end of the epoch, which is then counted as complete."""
+        epoch, total = progress.epoch + 1, self.trainer.batches_per_epoch(self.loader)
+        self.method.model.train()
+        self.method.start_epoch(epoch)
+        self.loader.sampler.set_epoch(epoch, start=progress.batch * (self.loader.batch_size or 1))  # type: ignore[attr-defined]
+        if progress.batch == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        with progress_bar(f"epoch {epoch}", total, progress.batch) as advance:
+            batches = iter(self.loader)
+            while progress.batch < total:
+                with self.explained(f"training, epoch {epoch}", training=True):
+                    self._batch(next(batches), progress, total)
+                advance()
+        means = {f"train/{name}": mean for name, mean in progress.means().items()}
+        self.logger.log_metrics({"train/loss": 0.0} | means | {"train/lr": self.optimizer.param_groups[0]["lr"]}, epoch)
+        if epoch == 1:
+            self.watch.report_idle()
+        progress.finish_epoch()
+
+    def _batch(self, batch: Batch, progress: Progress, total: int) -> None:
+        progress.batch += 1
+        place = f"epoch {progress.epoch + 1}, batch {progress.batch}"
+        if batch.objects:
+            batch = batch.to(self.runtime.device, non_blocking=True)
+            with self.runtime.autocast():
+                loss = self.method.loss(batch)
+            terms = read_terms(loss)
+            self.watch.check_loss(batch.case_ids, terms, place)
+            self.scaler.scale(loss.total / self._group_size(progress.batch, total)).backward()
+            progress.count(terms, len(batch.objects))
+        if progress.batch % self.trainer.accumulate == 0 or progress.batch == total:
+            self._step(progress, place)
+            # only here: gradients that are still being accumulated are in no checkpoint
+            if time.monotonic() - self.saved > 60 * self.trainer.checkpoint_minutes:
+                self.save(progress)
+
+    def _group_size(self, batch: int, total: int) -> int:
+        """How many batches share the optimiser step that batch number `batch` (from 1) belongs to."""
+        size = self.trainer.accumulate
+        first = (batch - 1) // size * size
+        return min(size, total - first)
+
+    def _step(self, progress: Progress, place: str) -> None:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if gradients:  # none where every batch of the step was without objects
+            self.scaler.unscale_(self.optimizer)
+            total = get_total_norm(gradients)
+            norm = float(total)
+            self.watch.check_gradient(norm, place, tolerant=self.scaler.is_enabled())
+            if math.isfinite(norm):
+                progress.count({"grad_norm": norm}, 1)
+            if self.trainer.clip_norm is not None:
+                clip_grads_with_norm_(self.parameters, self.trainer.clip_norm, total)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.trainer.legacy_bf16_weights:
+                round_to_bf16(self.parameters)
+            if self.ema is not None:
+                self.ema.update()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def round_to_bf16(parameters: Iterable[Tensor]) -> None:
+    """Rounds values in place to what bfloat16 can hold; their type stays."""
+    for parameter in parameters:
+        parameter.copy_(parameter.bfloat16())

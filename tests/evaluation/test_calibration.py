@@ -1,0 +1,61 @@
+"""Calibration errors against a loop over bins, and over cases whose error is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medsam2.evaluation.calibration import NUM_BINS, compute_ece, count_bins
+
+
+def loop_over_bins(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Guo et al. 2017, equation 3, written out."""
+    error = 0.0
+    for m in range(1, 16):
+        inside = (expected > (m - 1) / 15) & (expected <= m / 15)
+        if m == 1:
+            inside |= expected == 0
+        if inside.any():
+            error += inside.sum() / expected.size * abs(actual[inside].mean() - expected[inside].mean())
+    return error
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_is_that_of_the_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    expected = rng.beta(0.5, 0.5, (40, 50))
+    expected[0, :3] = 0.0, 1.0, 0.5
+    actual = rng.uniform(size=expected.shape) < expected**2
+    found = compute_ece(count_bins(expected, actual))
+    assert found == pytest.approx(loop_over_bins(expected, actual))
+    assert found > 0.05
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "error"),
+    [
+        ([0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], 0.0),
+        ([0.0, 0.0, 1.0, 1.0], [1, 1, 0, 0], 1.0),
+        ([0.9, 0.9, 0.9, 0.9], [1, 1, 1, 0], 0.15),
+        ([0.72, 0.68], [0.60, 0.80], 0.0),  # one bin: what is too high and too low there cancels out
+        ([0.72, 0.60], [0.60, 0.72], 0.12),
+    ],
+)
+def test_errors_that_are_known(expected: list[float], actual: list[float], error: float) -> None:
+    assert compute_ece(count_bins(np.array(expected), np.array(actual))) == pytest.approx(error)
+
+
+def test_well_calibrated_probabilities_have_no_error() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.uniform(size=200_000)
+    assert compute_ece(count_bins(expected, rng.uniform(size=expected.size) < expected)) < 0.01
+
+
+def test_slices_add_up_to_their_volume() -> None:
+    rng = np.random.default_rng(1)
+    expected, actual = rng.uniform(size=(4, 9, 7)).astype(np.float32), rng.uniform(size=(4, 9, 7)) < 0.3
+    whole = count_bins(expected, actual)
+    assert whole.shape == (3, NUM_BINS)
+    assert whole[0].sum() == expected.size
+    parts = sum(count_bins(a, b) for a, b in zip(expected, actual, strict=True))
+    assert parts == pytest.approx(whole)
