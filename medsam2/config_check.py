@@ -57,7 +57,7 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
         # check(dataset=${dataset}): what was typed is dataset.key
         return unknown + range_problems(plain) + [problem.replace("task.dataset.", "dataset.") for problem in own]
     targets = target_problems(plain)
-    found = unknown + range_problems(plain) + targets + file_problems(plain)
+    found = unknown + range_problems(plain) + targets + tuning_problems(plain) + file_problems(plain)
     if here:
         found += device_problems(plain["device"])
     built: dict[str, Any] = {}
@@ -123,6 +123,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method.step": _COUNT,
     "method.chunk": _COUNT,
     "method.max_objects": _COUNT,
+    "model.tuning.lora.rank": _COUNT,
+    "model.tuning.lora.alpha": _POSITIVE,
     "model.mask_selection.delta": _NOT_NEGATIVE,
     "model.mask_selection.thresh": _SHARE,
     "cache.max_gb": _POSITIVE,
@@ -211,6 +213,17 @@ def unknown_keys(plain: Mapping[str, Any]) -> list[str]:
         if isinstance(node, Mapping):
             found += unknown_problems(prefix + ".", set(node), known)
     return found
+
+
+def tuning_problems(plain: Mapping[str, Any]) -> list[str]:
+    """A group of parameters that is none."""
+    from medsam2.optim import read_groups
+
+    try:
+        read_groups(_select(plain, "model.tuning.groups") or {})
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 # ------------------------------------------------------------------------------------- device, files, data

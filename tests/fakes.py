@@ -98,15 +98,13 @@ class Blobs:
 
 
 class PixelMethod(Method):
-    """Judges each pixel by its neighbourhood; the prompt is not looked at. """
+    """Judges each pixel by its neighbourhood; the prompt is not looked at."""
 
     def __init__(self, dropout: float = 0.0, seed: int = 0):
         super().__init__(nn.Identity())
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
-        self.model = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Dropout(dropout), nn.Conv2d(4, 1, 1)
-        )
+        self.model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Dropout(dropout), nn.Conv2d(4, 1, 1))
         torch.set_rng_state(generator_state)
 
     def loss(self, batch: Batch) -> Loss:

@@ -46,6 +46,8 @@ CASES: dict[str, tuple[list[Any], list[Any]]] = {
     "method.step": ([0], [1, 2]),
     "method.chunk": ([0], [1, 8]),
     "method.max_objects": ([0], [None, 5]),
+    "model.tuning.lora.rank": ([0, 1.5, None], [1, 8]),
+    "model.tuning.lora.alpha": ([0, -1], [0.5, 16]),
     "model.mask_selection.delta": ([-0.1], [0, 0.05]),
     "model.mask_selection.thresh": ([-0.1, 1.5], [0, 0.98, 1]),
     "trainer.max_epochs": ([0, 1.5, None], [1]),
@@ -94,6 +96,7 @@ def test_image_size_names_its_neighbours(size: int, cure: str) -> None:
 MISTAKES = [
     (["+batchsize=2"], "batchsize: unknown key; did you mean batch_size?"),
     (["+model.checkpoin=null"], "model.checkpoin: unknown key; did you mean model.checkpoint?"),
+    (["model.tuning.groups.all.rate=0"], "model.tuning.groups.all.rate=0: must be a number > 0"),
     (["+model.tuning.group={}"], "model.tuning.group: unknown key; did you mean model.tuning.groups?"),
     (["+paths.output=x"], "paths.output: unknown key; did you mean paths.output_dir?"),
     (["+optim.beta=[0.9,0.99]"], "optim.beta: unknown key; did you mean optim.betas?"),

@@ -23,16 +23,16 @@ SMALL = ("image_size=64", "num_workers=0", "loss=bce", "device=cpu", "metrics.ov
 CALLS: list[Parts] = []
 
 
-def task(parts: Parts) -> Outcome:
+def task(parts: Parts, **settings: Any) -> Outcome:
     CALLS.append(parts)
     return Outcome(0.5, {"test/dice/mean": 0.75, "zero_shot/dice/mean": 0.25})
 
 
-def failing(parts: Parts) -> Outcome:
+def failing(parts: Parts, **settings: Any) -> Outcome:
     raise ValueError("no luck")
 
 
-def interrupted(parts: Parts) -> Outcome:
+def interrupted(parts: Parts, **settings: Any) -> Outcome:
     raise KeyboardInterrupt
 
 

@@ -20,7 +20,7 @@ class ClipPrompt(NamedTuple):
     mask: Tensor | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Clip:
     """T slices and the N objects that are followed through them.
 

@@ -48,8 +48,8 @@ class ClipPolicy:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"method.{name}={value} must be 1 or more")
-        least, most = self._strides
-        if not 1 <= least <= most:
+        strides = self._strides
+        if len(strides) != 2 or not 1 <= strides[0] <= strides[1]:
             raise ValueError(f"method.stride={self.stride} must be 1 or more, or [least, most] with 1 <= least <= most")
         if not 0 <= self.reverse_share <= 1:
             raise ValueError(f"method.reverse_share={self.reverse_share} must lie in 0...1")
@@ -57,9 +57,8 @@ class ClipPolicy:
             raise ValueError(f"method.prompted={self.prompted!r} must be one of {', '.join(SLICE_STRATEGIES)}")
 
     @property
-    def _strides(self) -> tuple[int, int]:
-        least, most = (self.stride, self.stride) if isinstance(self.stride, int) else self.stride
-        return least, most
+    def _strides(self) -> tuple[int, ...]:
+        return (self.stride, self.stride) if isinstance(self.stride, int) else tuple(self.stride)
 
     def count_clips(self, length: int) -> int:
         """How many clips of a volume of ``length`` slices are drawn in an epoch."""

@@ -84,6 +84,10 @@ class ClipCases(PromptedCases):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def count_samples(self, images: int) -> int:
+        """Clips of a batch of so many slices, at least one; an evaluation takes volume by volume."""
+        return max(1, images // self.policy.frames) if self.training else 1
+
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
         """A Clip; ``key`` as PromptedCases."""
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)

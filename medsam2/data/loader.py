@@ -74,6 +74,10 @@ class PromptedCases(TorchDataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
+    def count_samples(self, images: int) -> int:
+        """How many samples make a batch of so many images: one image each."""
+        return images
+
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
         record = self.records[index]
@@ -230,10 +234,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def build_loader(
     dataset: PromptedCases, batch_size: int, num_workers: int, shuffle: bool, seed: int
 ) -> DataLoader[Sample]:
-    """A DataLoader of ``Batch``es. Call ``loader.sampler.set_epoch(epoch)`` before each pass."""
+    """A DataLoader of batches of ``batch_size`` images. Call ``loader.sampler.set_epoch(epoch)`` before each pass."""
     return DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=dataset.count_samples(batch_size),
         sampler=EpochSampler(len(dataset), seed, shuffle),
         num_workers=num_workers,
         collate_fn=dataset.collate,

@@ -51,7 +51,7 @@ class VolumeMethod(Method):
         model: SAM2,
         loss: nn.Module,
         seed: int = 0,
-        frames: int = 8,
+        frames: int = 4,
         stride: int | Sequence[int] = 1,
         reverse_share: float = 0.5,
         clips_per_volume: int | None = None,
@@ -62,7 +62,7 @@ class VolumeMethod(Method):
         direction: str = "both",
         iou: float = 1.0,
         presence: float = 1.0,
-        candidates: bool = True,
+        candidates: bool = False,
         chunk: int = 8,
         keep: int = 64,
         legacy_quarter: bool = False,
@@ -76,6 +76,7 @@ class VolumeMethod(Method):
             raise ValueError(f"method.direction={direction!r} must be one of {', '.join(DIRECTIONS)}")
         if chunk < 1 or keep < 0:
             raise ValueError(f"method.chunk={chunk} must be 1 or more, method.keep={keep} 0 or more")
+        self.frames = frames
         self.supervision = Supervision(loss, iou, presence, model.sam_mask_decoder.pred_obj_scores)
         self.protocol = direction
         self.candidates = candidates
@@ -105,17 +106,17 @@ class VolumeMethod(Method):
 
     def loss(self, batch: ClipBatch) -> Loss:
         """Each term is its mean over all objects on all slices of the batch, of mask and IoU over those present."""
-        return _pool([self._judge(step) for step in self._track(batch.clips, keep=True)])
+        shown = [clip for clip in batch.clips if clip.prompts]
+        return _pool([self._judge(step) for step in self._track(shown, keep=True)])
 
     def predict(self, batch: ClipBatch) -> Prediction:
         """A mask for each object on each slice, empty where it is judged absent, or where it is not followed to."""
-        parts = [self._answer(clip) for clip in batch.clips]
+        parts = [self._answer(clip) for clip in batch.clips if clip.prompts]
         masks, ious = (torch.cat(column) for column in zip(*parts, strict=True))
         return Prediction(masks, ious, batch.objects)
 
     def _track(self, clips: Sequence[Clip], keep: bool) -> Iterator[Step]:
-        shown = [clip for clip in clips if clip.prompts]
-        return ObjectTracker(self.model, shown, self.protocol, self.candidates, self.chunk, keep).run()
+        return ObjectTracker(self.model, clips, self.protocol, self.candidates, self.chunk, keep).run()
 
     def _judge(self, step: Step) -> tuple[dict[str, Tensor], dict[str, int]]:
         """The terms of a step, and how many objects each is a mean of."""

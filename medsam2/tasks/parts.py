@@ -23,6 +23,7 @@ from medsam2.evaluation.pictures import draw_cases, save_picture
 from medsam2.evaluation.rows import Row, save_rows, summarise
 from medsam2.methods.base import Method
 from medsam2.runs import RunDirectory
+from medsam2.training.memory import Usage, explain_oom, explained, survey
 from medsam2.training.precision import Runtime
 from medsam2.training.progress import progress_bar
 from medsam2.training.trainer import Trainer
@@ -115,9 +116,22 @@ class Parts:
         return self.loader(self.cases("train"))
 
     def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
-        """The rows of a phase with the method as it is now."""
+        """The rows of a phase with the method as it is now. Raises OutOfMemory naming the settings to lower."""
         runtime = self.runtime
-        return self.evaluator.evaluate(self.method, loader, phase, runtime.device, runtime.autocast, self.support)
+        with explained(lambda reason: explain_oom(self._survey(), phase, reason)):
+            return self.evaluator.evaluate(self.method, loader, phase, runtime.device, runtime.autocast, self.support)
+
+    def _survey(self) -> Usage:
+        return survey(
+            self.method.model,
+            self.optimizer,
+            batch_size=self.batch_size,
+            accumulate=1,
+            frames=getattr(self.method, "frames", None),
+            dtype=self.runtime.dtype,
+            device=self.runtime.device,
+            training=False,
+        )
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
         """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""

@@ -114,13 +114,15 @@ class Fit:
     def explained(self, place: str, training: bool) -> AbstractContextManager[None]:
         """Inside, an error for want of memory names the settings to lower."""
 
+        frames = getattr(self.method, "frames", None)
+
         def explain(reason: str) -> str:
             usage = survey(
                 self.method.model,
                 self.optimizer,
-                batch_size=self.loader.batch_size or 1,
+                batch_size=(self.loader.batch_size or 1) * (frames or 1),
                 accumulate=self.trainer.accumulate,
-                frames=getattr(self.method, "frames", None),
+                frames=frames,
                 dtype=self.runtime.dtype,
                 device=self.runtime.device,
                 training=training,

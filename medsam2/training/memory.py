@@ -26,6 +26,7 @@ class OutOfMemory(RuntimeError):
 class Usage:
     """What a step was made of. Sizes in bytes.
 
+    batch_size: images, or slices of all clips.
     image_size, frames, checkpointing: None where there is no such setting, or it would change nothing.
     weights: of all parameters. trained: gradients and optimiser state. beyond_decoder: those of them that are not the
     mask decoder's. peak: the most that was in use on the device; None where the device does not tell.
@@ -103,8 +104,9 @@ def explain_oom(usage: Usage, where: str, reason: str) -> str:
 
 def _settings(usage: Usage) -> Iterator[tuple[str, float, str]]:
     """Each setting that can be lowered, the share of the activations that it saves, and what else is to be said."""
-    if usage.batch_size > 1:
-        half = usage.batch_size // 2
+    clip = usage.frames or 1  # a batch holds one at least
+    if usage.batch_size >= 2 * clip:
+        half = usage.batch_size // clip // 2 * clip
         steps = -(-usage.batch_size * usage.accumulate // half)
         same = f" trainer.accumulate={steps}" if usage.training else ""
         note = f"; {steps} of these make the step that {usage.accumulate} of {usage.batch_size} made" if same else ""

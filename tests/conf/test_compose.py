@@ -21,7 +21,7 @@ from medsam2.config_check import range_problems, unknown_keys
 
 CONF = PROJECT / "conf"
 GOLDEN = Path(__file__).parent / "default.yaml"
-NOT_CHOICES = ("model/base", "dataset/base")
+NOT_CHOICES = ("model/base", "model/tuning/base", "dataset/base")
 NEEDED = {"model/release": ["model=sam2_t"], "task": ["model=sam2_t"]}  # released files: SAM 2's sizes have them
 ENVIRONMENT = {"MEDSAM2_OUTPUT_DIR": "o", "MEDSAM2_DATA_ROOT": "d", "MEDSAM2_CHECKPOINT_DIR": "c"}
 
