@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 
+import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.sam2 import Setting, Work, build_ours, describe, measure_seconds, to_markdown
-from medsam2.data.batch import Batch
+from medsam2.data.batch import Batch, ObjectInfo
+from medsam2.data.prompts import Prompt
 from medsam2.losses import FocalDice
 from medsam2.methods.image import ImageMethod
 
@@ -26,6 +28,8 @@ def draw_batch(size: int, count: int) -> Batch:
     """`count` images as the loader hands them over, with one boxed square each."""
     targets = torch.zeros(count, 1, size, size, dtype=torch.bool)
     low, high = size // 4, size // 2
+    prompt = Prompt(np.array([[low, low], [high - 1, high - 1]], np.float32), np.array([2, 3]), "box", "box")
+    names = [f"case{i}" for i in range(count)]
     targets[..., low:high, low:high] = True
     return Batch(
         images=torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8),
@@ -33,8 +37,8 @@ def draw_batch(size: int, count: int) -> Batch:
         point_coords=torch.tensor([[[low, low], [high - 1, high - 1]]] * count, dtype=torch.float32),
         point_labels=torch.tensor([[2, 3]] * count),
         targets=targets,
-        objects=[],
-        case_ids=[f"case{i}" for i in range(count)],
+        objects=[ObjectInfo(name, name, "square", prompt, None, None, None) for name in names],
+        case_ids=names,
     )
 
 

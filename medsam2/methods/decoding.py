@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from medsam2.data.batch import Batch, ObjectInfo
+from medsam2.data.batch import Batch, ObjectInfo, merge_structures
 from medsam2.data.prompts import LEARNED
 from medsam2.modeling.mask_decoder import MaskPredictions
 from medsam2.modeling.sam import LOGIT_LIMIT
@@ -208,6 +208,12 @@ def gate(logits: Tensor, object_score_logits: Tensor, objects: Sequence[ObjectIn
         return logits
     absent = torch.tensor(asked).to(logits.device, non_blocking=True) & (object_score_logits[:, 0] <= 0)
     return logits.masked_fill(absent[:, None, None, None], NO_OBJ_SCORE)
+
+
+def merge_exclusive(logits: Tensor, batch: Batch) -> Tensor:
+    """Answers N×1×h×w about a batch: where structures exclude each other, the surest one has a pixel."""
+    exclusive = [info.exclusive for info in batch.objects]
+    return merge_structures(logits, batch.image_index, exclusive) if any(exclusive) else logits
 
 
 def to_index(rows: Sequence[int], device: torch.device) -> Tensor:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from medsam2.data.batch import ObjectInfo, merge_structures
+from medsam2.data.batch import ObjectInfo
 from medsam2.data.loader import Batch
 from medsam2.methods.base import Loss, Method, Prediction
 from medsam2.methods.corrections import add_to_budget, draw_clicks, draw_numbers, place_clicks
-from medsam2.methods.decoding import Prompts, choose, decode, gate, merge, to_index
+from medsam2.methods.decoding import Prompts, choose, decode, gate, merge, merge_exclusive, to_index
 from medsam2.methods.supervision import Supervision, add_up, find_present
 from medsam2.modeling.mask_decoder import MaskPredictions
 
@@ -90,9 +90,7 @@ class ImageMethod(Method):
             logits = gate(logits, last.object_score_logits, batch.objects)
         if self.supervision.legacy_nearest:
             logits = self.supervision.enlarge(logits, batch.targets.shape[-2:])
-        exclusive = [info.exclusive for info in batch.objects]
-        if any(exclusive):
-            logits = merge_structures(logits, batch.image_index, exclusive)
+        logits = merge_exclusive(logits, batch)
         clicks, objects = (self.eval_rounds - 1) * self.correct, batch.objects
         if clicks:
             objects = [add_to_budget(info, clicks) for info in objects]

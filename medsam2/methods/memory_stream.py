@@ -23,7 +23,7 @@ from medsam2.data.prompts import Prompt
 from medsam2.data.seeding import stable_rng
 from medsam2.methods.bank import Bank, Entry
 from medsam2.methods.base import Loss, Method, Prediction
-from medsam2.methods.decoding import Prompts, decode, gate, to_index
+from medsam2.methods.decoding import Prompts, decode, gate, merge_exclusive, to_index
 from medsam2.methods.policies import PolicyName, build_policy
 from medsam2.methods.recall import Recall
 from medsam2.methods.supervision import Supervision, add_up, find_present
@@ -170,6 +170,7 @@ class MemoryStream(Method):
         logits = torch.cat([answer.mask_logits for answer in answers])
         if self.supervision.legacy_nearest:
             logits = self.supervision.enlarge(logits, batch.targets.shape[-2:])
+        logits = merge_exclusive(logits, batch)
         ious = torch.cat([answer.output.iou_predictions[:, 0] for answer in answers])
         return Prediction(logits.float(), ious.float(), objects.infos)
 

@@ -652,3 +652,15 @@ def score(method: MemoryStream) -> float:
             mask = interpolate(logits, (SIZE, SIZE), mode="bilinear", align_corners=False)[0, 0] > 0
             found.append(float(2 * (mask & target).sum() / (mask.sum() + target.sum())))
     return min(found)
+
+
+def test_structures_that_exclude_each_other_share_no_pixel(model: SAM2) -> None:
+    (batch,) = batches([1], structures=("cup", "disc"))
+    claimed = {}
+    for exclusive in (False, True):
+        batch.objects = [replace(info, exclusive=exclusive) for info in batch.objects]
+        with torch.inference_mode():
+            masks = stream(model, evaluation="no_memory").predict(batch).mask_logits > 0
+        claimed[exclusive] = int(masks.all(dim=0).sum())
+    assert claimed[False] > 0  # an untrained network claims pixels for both
+    assert claimed[True] == 0
