@@ -61,7 +61,13 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
     if here:
         found += device_problems(plain["device"])
     built: dict[str, Any] = {}
-    for key in ("prompt", "metrics", "cache", "dataset"):  # cheap to build, and they know more about their own settings
+    for key in (
+        "prompt",
+        "target",
+        "metrics",
+        "cache",
+        "dataset",
+    ):  # cheap to build, and they know more about their own settings
         if not any(t.startswith(key) for t in targets + unknown):
             found += build_problems(cfg, key, built)
     if not any(t.startswith(("metrics", "trainer", "dataset")) for t in found):

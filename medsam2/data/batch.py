@@ -75,7 +75,6 @@ class Batch:
     mask_inputs: Tensor | None = None  # N×1×S/4×S/4 logits, 0 for objects without; None where none has one
     mask_given: Tensor | None = None  # N bool, which objects have one
     point_counts: list[int] = field(default_factory=list)  # N: points of each, 1 for none; or empty: all P
-    present: Tensor | None = None  # N bool, objects whose target is not empty; None for all
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on ``device``, as the network takes it; object infos stay on the host."""
@@ -86,16 +85,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch with its tensors in page-locked memory; the DataLoader calls this."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
-
-    def group_by_points(self) -> dict[int, list[int]]:
-        """Number of points -> the objects that have so many: a group's prompts, cut to it, hold no padding.
-
-        An object without any has one padding point, as SAM 2's own "no prompt" has.
-        """
-        groups: dict[int, list[int]] = {}
-        for row, count in enumerate(self.point_counts or [self.point_labels.shape[1]] * len(self.image_index)):
-            groups.setdefault(count, []).append(row)
-        return groups
 
     def _tensors(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -124,7 +113,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         mask_inputs=mask_inputs,
         mask_given=mask_given,
         point_counts=point_counts,
-        present=torch.tensor([info.present for sample in samples for info in sample.objects], dtype=torch.bool),
     )
 
 

@@ -121,7 +121,7 @@ class ClipCases(PromptedCases):
             masks = dict(zip(masks, np.split(moved.numpy(), counts), strict=True))
         targets, drawn = {}, {}
         for structure, raters in masks.items():
-            target, source = self.targets(raters, stable_rng("target", *key))
+            target, source = self._aim(record, raters, stable_rng("target", *key))
             if (target >= 0.5).any():
                 targets[structure], drawn[structure] = target, source
         return _Frame(record, prepared, image, targets, drawn)

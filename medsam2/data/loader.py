@@ -93,16 +93,19 @@ class PromptedCases(TorchDataset[Sample]):
         for structure in masks if self.prompt.needs_object else self.dataset.structures:
             count = prepared.raters[structure].shape[0]
             raters = masks[structure] if structure in masks else np.zeros((count, *image.shape[1:]), dtype=np.bool_)
-            target, drawn = self._aim(record, raters, epoch)
-            present = bool(target.any())
+            target, drawn = self._aim(record, raters, stable_rng("target", self.seed, record.case_id, epoch))
+            present = bool((target >= 0.5).any())
             if present or not self.prompt.needs_object:  # too small for the model: clicks on nothing teach nothing
                 prompt = self.prompt(drawn, prompt_rng(self.seed, record.case_id, structure, epoch))
                 sample.add(self._describe(record, prepared, structure, prompt, present), target, target.shape)
         return sample.build(self.image_size)
 
-    def _aim(self, record: Record, raters: NDArray[np.bool_], epoch: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _aim(
+        self, record: Record, raters: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The target of a structure, and what its prompt is drawn from."""
         try:
-            return self.targets(raters, stable_rng("target", self.seed, record.case_id, epoch))
+            return self.targets(raters, rng)
         except DatasetError as error:
             raise DatasetError(f"case {record.case_id}: {error}", error.kind) from None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medsam2.data.batch import ObjectInfo
 from medsam2.data.prepared import PackedMasks, pack
 from medsam2.evaluation.metrics import Mask, count, fill_prompt
+from medsam2.evaluation.raters import count_common
 
 
 class Answer(NamedTuple):
@@ -27,12 +28,13 @@ class Answer(NamedTuple):
 class Kept(NamedTuple):
     """An answer with its masks a bit per pixel, cut to their box: a volume's hundred slices fit into memory."""
 
-    info: ObjectInfo  # without label, image and mask prompt
+    info: ObjectInfo  # without label, raters, image and mask prompt
     masks: PackedMasks  # 2×H×W: the prediction and the label
     iou: float
     counts: NDArray[np.int64]
     bins: NDArray[np.float64]
     filled: NDArray[np.int64] | None  # counts of the prompt alone against the label; None for clicks
+    common: NDArray[np.int64]  # of the prediction and the raters, as raters.count_common
 
     @property
     def prompted(self) -> bool:
@@ -46,12 +48,13 @@ def keep(answer: Answer) -> Kept:
     assert label is not None
     filled = fill_prompt(info.prompt, label.shape)
     return Kept(
-        info=replace(info, label=None, image=None, prompt=replace(info.prompt, mask=None)),
+        info=replace(info, label=None, raters=None, image=None, prompt=replace(info.prompt, mask=None)),
         masks=pack(np.stack([answer.mask, label])),
         iou=answer.iou,
         counts=answer.counts,
         bins=answer.bins,
         filled=None if filled is None else count(filled, label),
+        common=count_common(answer.mask, info.raters),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,11 +20,13 @@ from medsam2.data.loader import Batch, ObjectInfo
 from medsam2.evaluation.answers import Answer, Kept, keep
 from medsam2.evaluation.calibration import count_bins
 from medsam2.evaluation.metrics import METRICS, NAMES, Mask, compute_nsd, count
-from medsam2.evaluation.rows import Row
+from medsam2.evaluation.rows import CUP_TO_DISC, Row
 from medsam2.evaluation.scoring import Scorer
 
 if TYPE_CHECKING:
     from medsam2.methods.base import Method, Prediction
+
+log = logging.getLogger(__name__)
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Support = Callable[[], Iterable[Batch]]
@@ -35,7 +38,9 @@ class Evaluator:
     A row holds phase, case_id, patient_id, structure, prompt and its budget, the number of prompted slices, the metrics
     (empty masks as in `metrics`), `prompt_dice` (the Dice of the prompt's mask or of its box, filled; None for clicks),
     the sizes of label and prediction (mm² or mm³ where the spacing is known, else pixels or voxels), the IoU the model
-    predicts for its own mask and the method's protocol. Where there are several raters it holds those of `raters` too.
+    predicts for its own mask, the method's protocol and `position`, which says when the case or volume was asked: 0 for
+    the first, the same for all its structures and slices. Where there are several raters it holds the columns of
+    `raters` too; on a volume's slice without raters they count as having marked nothing.
     The row of a volume also holds slice_dice and slice_iou, means over the slices that show the structure, as is
     its predicted IoU; slices that the method was not asked about count as empty, in both masks.
 
@@ -97,14 +102,27 @@ class Evaluator:
         kept = (keep(one) for batch in batches for one in self.predict(method, batch, device, autocast))
         rows: list[Row] = []
         done: set[str] = set()
-        for volume, answers in groupby(kept, _belongs_to):
+        for position, (volume, answers) in enumerate(groupby(kept, _belongs_to)):
             if volume in done:
                 raise ValueError(
                     f"volume {volume}: its slices do not follow one another; evaluate the cases in the dataset's order"
                 )
             done.add(volume)
-            rows += self.scorer.score(list(answers), phase, method.protocol)
+            rows += self.scorer.score(list(answers), phase, method.protocol, position)
+        self._miss_ratios(rows, phase)
         return rows
+
+    def _miss_ratios(self, rows: Sequence[Row], phase: str) -> None:
+        """Warns of a cup-to-disc ratio that was asked for and that no case has."""
+        there = dict.fromkeys(row["structure"] for row in rows)
+        if self.scorer.vcdr is not None and CUP_TO_DISC not in there:
+            log.warning(
+                "metrics.vcdr=[%s]: no case of %s has this ratio, which is of images (not volumes) that show both; "
+                "there are %s; name two of these, or use metrics.vcdr=null",
+                ",".join(self.scorer.vcdr),
+                phase,
+                ", ".join(there) or "no structures",
+            )
 
     @torch.inference_mode()
     def start(self, method: Method, device: str, autocast: Autocast, support: Support | None) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from medsam2.evaluation.calibration import compute_ece, count_bins
 from medsam2.files import write_atomic
 
-COLUMNS = ("phase", "protocol", "case_id", "patient_id", "structure", "prompt", "budget", "prompted_slices")
+COLUMNS = ("phase", "protocol", "position", "case_id", "patient_id", "structure", "prompt", "budget", "prompted_slices")
 SIZES = ("size_label", "size_prediction", "size_unit")
 NOT_METRICS = {*COLUMNS, *SIZES, "iou_predicted", "vcdr", "vcdr_label"}
 DISTANCES = {"hd95", "assd", "nsd"}

@@ -14,7 +14,7 @@ from medsam2.evaluation.answers import Kept, stack
 from medsam2.evaluation.calibration import compute_ece
 from medsam2.evaluation.cup_to_disc import compare_ratios
 from medsam2.evaluation.metrics import METRICS, Pair, compute_overlap
-from medsam2.evaluation.raters import compare_raters
+from medsam2.evaluation.raters import add_slices, compare_raters
 from medsam2.evaluation.rows import CUP_TO_DISC, Row
 
 OVERLAPS = ("dice", "iou")  # in the order of compute_overlap
@@ -31,7 +31,7 @@ class Scorer:
     vcdr: tuple[str, str] | None
     many_thresholds: bool
 
-    def score(self, answers: Sequence[Kept], phase: str, protocol: str) -> list[Row]:
+    def score(self, answers: Sequence[Kept], phase: str, protocol: str, position: int) -> list[Row]:
         """A row per structure of a case, or of a volume, or of each of its slices; then the cup-to-disc ratio."""
         structures: dict[str, list[Kept]] = {}
         for one in answers:
@@ -46,7 +46,7 @@ class Scorer:
                 rows += [self._single(one, of_structure) for one in of_structure]
         if self.vcdr is not None and not answers[0].info.volume:
             rows += self._ratio(structures)
-        return [{"phase": phase, "protocol": protocol} | row for row in rows]
+        return [{"phase": phase, "protocol": protocol, "position": position} | row for row in rows]
 
     def _single(self, one: Kept, of_structure: Sequence[Kept]) -> Row:
         """The row of an image, or of a slice among those of its structure."""
@@ -58,8 +58,7 @@ class Scorer:
         prediction, label = one.masks.crop()
         pair = Pair(prediction, label, info.spacing, one.masks.shape[1:])
         row = _head(one, info.case_id, *prompt) | self._scores(pair, one.counts, one.bins)
-        if info.raters is not None and info.raters.shape[0] > 1 and not self._skips(pair):
-            row |= compare_raters(one.masks.native()[0], info.raters)
+        row |= self._raters([one], pair)
         row |= self._prompt_alone([one] if info.prompted else [], pair) | _sizes(pair, info.spacing, ("pixel", "mm2"))
         return row | {"iou_predicted": one.iou}
 
@@ -72,7 +71,7 @@ class Scorer:
         counts, ious = np.stack([one.counts for one in slices]), np.array([one.iou for one in slices])
         bins = np.sum([one.bins for one in slices], axis=0)
         row = _head(slices[0], info.volume, *describe_prompts(slices))
-        row |= self._scores(pair, counts.sum(axis=0), bins)
+        row |= self._scores(pair, counts.sum(axis=0), bins) | self._raters(slices, pair)
         shown = counts[:, 0, 2] > 0
         means = [m[shown].mean() if shown.any() else None for m in compute_overlap(counts)]
         row |= {f"slice_{name}": mean for name, mean in zip(OVERLAPS, means, strict=True) if name in self.names}
@@ -90,6 +89,9 @@ class Scorer:
             means = [float(metric.mean()) for metric in compute_overlap(counts)]
             row |= {name: mean for name, mean in zip(OVERLAPS, means, strict=True) if name in self.names}
         return row
+
+    def _raters(self, slices: Sequence[Kept], pair: Pair) -> Row:
+        return {} if self._skips(pair) else compare_raters(add_slices([one.common for one in slices]))
 
     def _skips(self, pair: Pair) -> bool:
         return self.skip_empty and pair.empties == 2

@@ -22,7 +22,7 @@ class Entry(NamedTuple):
         px): rounded, it would be the memory of no image, and no longer equal to itself.
     mask_logits: 1×1×4n×4n float32, as answered. presence: 1×1, 1 or, where the answer was "absent", -1.
     token: 1×C, the output token that an object pointer is made from.
-    iou: the IoU the network expects of its mask, 0..1.
+    iou: the IoU the network expects of its mask, 0..1. patient_id: whose case it is, "" where nobody knows.
     """
 
     embed: Tensor
@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     token: Tensor
     iou: float
     case_id: str
+    patient_id: str = ""
 
 
 class Policy(Protocol):

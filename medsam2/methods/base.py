@@ -38,6 +38,7 @@ class Method:
     """
 
     protocol = "alone"  # how cases stand to each other in an evaluation; a column of the rows
+    support_cases: int | None = None  # how many training cases it is offered before an evaluation; None: all
     in_order = False  # whether an answer depends on the cases that were asked before
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:

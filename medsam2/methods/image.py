@@ -39,7 +39,7 @@ class ImageMethod(Method):
         legacy_nearest: logits are enlarged by nearest neighbour for the loss and for the answer.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a negative weight, or candidates of a network that knows no rule for them.
     """
 
     def __init__(
@@ -57,6 +57,11 @@ class ImageMethod(Method):
         seed: int = 0,
     ):
         super().__init__(model, seed)
+        if candidates and not hasattr(model, "use_multimask"):
+            raise ValueError(
+                f"method.candidates=true: {type(model).__name__} has no rule for candidates; "
+                "use method.candidates=false"
+            )
         self.supervision = Supervision(loss, iou, presence, model.sam_mask_decoder.pred_obj_scores, legacy_nearest)
         self.rounds = rounds
         self.eval_rounds = eval_rounds
@@ -86,14 +91,14 @@ class ImageMethod(Method):
     def predict(self, batch: Batch) -> Prediction:
         *_, last = self._answer(batch, self.eval_rounds)
         logits, ious = choose(last)
-        if self.supervision.judged:
-            logits = gate(logits, last.object_score_logits, batch.objects)
-        if self.supervision.legacy_nearest:
-            logits = self.supervision.enlarge(logits, batch.targets.shape[-2:])
-        logits = merge_exclusive(logits, batch)
         clicks, objects = (self.eval_rounds - 1) * self.correct, batch.objects
         if clicks:
             objects = [add_to_budget(info, clicks) for info in objects]
+        if self.supervision.judged:
+            logits = gate(logits, last.object_score_logits, objects)
+        if self.supervision.legacy_nearest:
+            logits = self.supervision.enlarge(logits, batch.targets.shape[-2:])
+        logits = merge_exclusive(logits, batch)
         return Prediction(logits.float(), ious.float(), objects)
 
     def _answer(self, batch: Batch, rounds: int) -> list[MaskPredictions]:

@@ -1,8 +1,8 @@
 """Images as a stream: related cases condition each other through a memory bank (Medical SAM 2, 2408.00874).
 
 A case attends to memories of other cases as SAM 2 attends to the prompted frames of a video. The bank's policy says who
-is remembered, similarity who is recalled; both depend on (seed, epoch, case, structure) and on the cases before, never
-on the batch size.
+is remembered, similarity who is recalled; both depend on (seed, epoch, case, structure) and on the cases before. The
+answers of an evaluation never depend on the batch size; in training a batch sees the bank as it was before it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
-from typing import Any, Literal, NamedTuple
+from itertools import groupby
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from medsam2.methods.bank import Bank, Entry
 from medsam2.methods.base import Loss, Method, Prediction
 from medsam2.methods.decoding import Prompts, decode, gate, merge_exclusive, to_index
 from medsam2.methods.policies import PolicyName, build_policy
-from medsam2.methods.recall import Recall
+from medsam2.methods.recall import Recall, warn_of_silence
 from medsam2.methods.supervision import Supervision, add_up, find_present
 from medsam2.modeling.mask_decoder import MaskPredictions
 from medsam2.modeling.sam import LOGIT_LIMIT, ImageFeatures
@@ -34,7 +34,6 @@ from medsam2.modeling.sam2 import NO_OBJ_SCORE, SAM2
 log = logging.getLogger(__name__)
 
 Evaluation = Literal["no_memory", "support", "stream"]
-PROTOCOLS = ("no_memory", "support", "stream")
 UNPROMPTED = Prompt(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), budget="none", name="none")
 
 
@@ -52,13 +51,14 @@ class MemoryStream(Method):
         prompt_share: share of the cases that are prompted, drawn per case and epoch; others have the memory alone.
         eval_prompt_share: that of an evaluation, evenly spread from its first case on: 0.2 prompts every fifth.
         evaluation: no_memory, support or stream.
-        support_cases: how many training cases are offered to the bank of `support`, None for all: in their order, each
-            prompted and conditioned on those before it.
-        reset_each_epoch: every epoch starts with an empty bank.
-        iou, presence: weights of the losses of these heads; see Supervision.
+        support_cases: how many training cases the bank of `support` is to be offered, evenly spaced, None for all. All
+            that come are taken: in their order, each prompted and conditioned on those before it.
+        recall_own_patient: memories may be of the case's own patient. Off, training is what `support` asks for; and
+            one patient alone, as in chest_ct, has no memory. The evaluation `stream` always allows it: neighbouring
+            slices are its point, and to train for it on volumes wants this on.
+        reset_each_epoch: every epoch starts with an empty bank. iou, presence: weights of these heads' losses.
         legacy_similarity: as in Recall; what is remembered is then the embedding after attention, not before.
-        legacy_empty_bank: as in Recall.
-        legacy_nearest: logits are enlarged by nearest neighbour for the loss and for the answer.
+        legacy_empty_bank: as in Recall. legacy_nearest: logits are enlarged by nearest neighbour, in loss and answer.
 
     Raises:
         ValueError: a network without memory, an unknown policy or evaluation, a number out of its range.
@@ -81,6 +81,7 @@ class MemoryStream(Method):
         eval_prompt_share: float = 1.0,
         evaluation: Evaluation = "support",
         support_cases: int | None = 64,
+        recall_own_patient: bool = False,
         reset_each_epoch: bool = True,
         iou: float = 1.0,
         presence: float = 1.0,
@@ -101,7 +102,7 @@ class MemoryStream(Method):
         self.in_order = self.protocol == "stream" or 0 < eval_prompt_share < 1
         self.support_cases, self.reset_each_epoch = support_cases, reset_each_epoch
         self.supervision = Supervision(loss, iou, presence, model.sam_mask_decoder.pred_obj_scores, legacy_nearest)
-        self.legacy_similarity = legacy_similarity
+        self.legacy_similarity, self.recall_own_patient, self.min_iou = legacy_similarity, recall_own_patient, min_iou
 
     def to(self, device: str) -> None:
         super().to(device)
@@ -148,16 +149,17 @@ class MemoryStream(Method):
         if self.evaluated is None or self.protocol != "support":
             return
         batches = (self._encode(batch, [True] * len(batch.objects)) for batch in support() if batch.objects)
-        seen = 0
-        for case in islice((case for batch in batches for case in batch.cases()), self.support_cases):
+        offered: list[set[tuple[str, str]]] = []
+        for case in (case for batch in batches for case in batch.cases()):
             self._remember(self._answer(case, self.evaluated, None), self.evaluated, None)
-            seen += 1
-        if seen == 0:
+            offered.append({(info.structure, info.patient_id) for info in case.infos})
+        if not offered:
             raise ValueError(
                 "method.evaluation=support: no training case came to fill the memory bank; "
                 "choose method.evaluation=stream or no_memory"
             )
-        log.info("memory bank after %d training cases: %s", seen, self.evaluated)
+        log.info("memory bank after %d training cases: %s", len(offered), self.evaluated)
+        warn_of_silence(self.evaluated, set().union(*offered), self.min_iou, self.recall_own_patient)
 
     def predict(self, batch: Batch) -> Prediction:
         objects = self._encode(batch, self._take_turns(batch.objects))
@@ -196,12 +198,13 @@ class MemoryStream(Method):
 
     def _answer(self, objects: _Objects, bank: Bank | None, epoch: int | None) -> _Answer:
         """Condition on what the bank holds, and decode."""
-        embed = self.recall.condition(objects.features.embed, objects.infos, bank, epoch)
-        output = decode(self.model, objects.features._replace(embed=embed), objects.prompts)
+        own, raw = self.recall_own_patient or (self.protocol == "stream" and epoch is None), objects.features
+        embed = self.recall.condition(raw.embed, objects.infos, bank, epoch, own)
+        output = decode(self.model, raw._replace(embed=embed), objects.prompts)
         masks = output.low_res_masks
         if self.supervision.judged:
             masks = gate(masks, output.object_score_logits, objects.infos)
-        kept = embed if self.legacy_similarity else objects.features.embed
+        kept = embed if self.legacy_similarity else raw.embed
         return _Answer(output, masks, kept, objects.infos)
 
     def _remember(self, answer: _Answer, bank: Bank | None, epoch: int | None) -> None:
@@ -214,7 +217,7 @@ class MemoryStream(Method):
         for row, (info, iou) in enumerate(zip(answer.infos, ious, strict=True)):
             embed, mask, there, token = (x[row : row + 1].detach().clone() for x in tensors)  # a view keeps the batch
             rng = stable_rng("leave", self.seed, info.case_id, info.structure, epoch)
-            bank.insert(info.structure, Entry(embed, mask, there, token, iou, info.case_id), rng)
+            bank.insert(info.structure, Entry(embed, mask, there, token, iou, info.case_id, info.patient_id), rng)
 
 
 @dataclass
@@ -243,9 +246,7 @@ class _Answer(NamedTuple):
 
 
 def _check_evaluation(evaluation: str, prompt_share: float, eval_prompt_share: float) -> None:
-    if evaluation not in PROTOCOLS:
-        raise ValueError(f"method.evaluation={evaluation!r} must be one of {', '.join(PROTOCOLS)}")
+    if evaluation not in get_args(Evaluation):
+        raise ValueError(f"method.evaluation={evaluation!r} must be one of {', '.join(get_args(Evaluation))}")
     if not 0 <= prompt_share <= 1 or not 0 <= eval_prompt_share <= 1:
-        raise ValueError(
-            f"method.prompt_share={prompt_share}, method.eval_prompt_share={eval_prompt_share} must lie in 0...1"
-        )
+        raise ValueError(f"method.{prompt_share=}, method.{eval_prompt_share=} must lie in 0...1")

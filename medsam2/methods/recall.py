@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,6 +21,8 @@ from medsam2.modeling.history import FrameMemory, History
 from medsam2.modeling.memory_selection import MemoryPlan, Remembered
 from medsam2.modeling.sam import ImageFeatures
 from medsam2.modeling.sam2 import SAM2, resize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,12 +64,19 @@ class Recall:
                 "0 or more, or null for uniform draws"
             )
 
-    def condition(self, embed: Tensor, infos: Sequence[ObjectInfo], bank: Bank | None, epoch: int | None) -> Tensor:
-        """Raw embeddings of N objects, N×C×n×n, to what the decoder sees; `epoch` is None in an evaluation.
+    def condition(
+        self,
+        embed: Tensor,
+        infos: Sequence[ObjectInfo],
+        bank: Bank | None,
+        epoch: int | None,
+        own_patient: bool = False,
+    ) -> Tensor:
+        """Raw embeddings of N objects, N×C×n×n, to what the decoder sees; arguments as `draw`.
 
         Objects with as many memories are one batch; an entry that several have drawn is encoded once.
         """
-        drawn = self.draw(embed, infos, bank, epoch)
+        drawn = self.draw(embed, infos, bank, epoch, own_patient)
         order = sorted(range(len(drawn)), key=lambda row: len(drawn[row]))
         entries = list({id(entry): entry for memories in drawn for entry in memories}.values())
         place = {id(entry): i for i, entry in enumerate(entries)}
@@ -81,9 +91,20 @@ class Recall:
         return torch.cat(parts)[to_index(back, embed.device)]
 
     def draw(
-        self, embed: Tensor, infos: Sequence[ObjectInfo], bank: Bank | None, epoch: int | None
+        self,
+        embed: Tensor,
+        infos: Sequence[ObjectInfo],
+        bank: Bank | None,
+        epoch: int | None,
+        own_patient: bool = False,
     ) -> list[list[Entry]]:
-        """The memories of each object: of its structure, of other cases."""
+        """The memories of each object: of its structure, of other cases, of other patients.
+
+        Args:
+            epoch: None in an evaluation.
+            own_patient: other cases of its own patient may be drawn, too: neighbouring slices of a volume. A patient_id
+                of "" is unknown, and excludes the case alone.
+        """
         drawn: list[list[Entry]] = [[] for _ in infos]
         queries = embed.detach().permute(0, 2, 3, 1) if self.legacy_similarity else embed.detach()
         for structure, entries in ({} if bank is None else bank.entries).items():
@@ -93,9 +114,8 @@ class Recall:
             keys = torch.cat([entry.embed for entry in entries])
             similarity = compute_similarity(queries[to_index(rows, embed.device)], keys).cpu().numpy()
             for row, values in zip(rows, similarity, strict=True):
-                case_id = infos[row].case_id
-                others = [i for i, entry in enumerate(entries) if entry.case_id != case_id]
-                rng = stable_rng("memory", self.seed, case_id, structure, epoch)
+                others = [i for i, entry in enumerate(entries) if _is_other(entry, infos[row], own_patient)]
+                rng = stable_rng("memory", self.seed, infos[row].case_id, structure, epoch)
                 drawn[row] = [entries[others[i]] for i in self.choose(values[others], rng)]
         return drawn
 
@@ -135,6 +155,28 @@ class Recall:
         pointers = tuple(Remembered(k, True, 1) for k in history.cond) if self.pointers else ()
         plan = MemoryPlan(memories, pointers, max(selection.pointer_reach, 1))
         return self.model.condition(raw, plan, history).embed
+
+
+def warn_of_silence(bank: Bank, offered: Set[tuple[str, str]], min_iou: float, own_patient: bool) -> None:
+    """Logs which structures are answered without memory, and why; `offered` are (structure, patient_id)."""
+    for structure in sorted({name for name, _ in offered}):
+        patients = {patient for name, patient in offered if name == structure}
+        if not bank.entries.get(structure):
+            log.warning(
+                "memory bank: of %s no training case came with a predicted IoU above method.min_iou=%g, "
+                "so its cases are answered without memory; lower it, or train for longer", structure, min_iou
+            )  # fmt: skip
+        elif len(patients) == 1 and "" not in patients and not own_patient:
+            log.warning(
+                "memory bank: all memories of %s are of patient %s, whose cases are answered without memory, "
+                "in training too; method.recall_own_patient=true lets them recall each other", structure, *patients
+            )  # fmt: skip
+
+
+def _is_other(entry: Entry, info: ObjectInfo, own_patient: bool) -> bool:
+    """Whether an object may recall the entry: by case alone where its patient may be recalled or is not known."""
+    by_case = own_patient or not info.patient_id
+    return entry.case_id != info.case_id and (by_case or entry.patient_id != info.patient_id)
 
 
 def _check_model(model: Any) -> None:

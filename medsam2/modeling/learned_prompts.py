@@ -16,12 +16,15 @@ class LearnedPrompts(nn.Module):
         num_tokens: T, tokens of each structure.
         dim: C, channels of the prompt encoder's tokens.
 
+    `untrained` names those that a checkpoint had nothing for.
+
     Raises:
         ValueError: no structure, a name twice, or fewer than one token.
     """
 
     def __init__(self, structures: Sequence[str], num_tokens: int, dim: int) -> None:
         super().__init__()
+        self.untrained: list[str] = []
         keys = [_to_key(name) for name in structures]
         if not keys or len(set(keys)) < len(keys):
             raise ValueError(f"learned prompts are for structures={list(structures)}: name one or more, each once")

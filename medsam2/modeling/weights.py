@@ -146,7 +146,7 @@ def check_sha256(path: str | Path, sha256: str) -> None:
 
 def load_checkpoint(
     model: nn.Module, path: str | Path, strict: bool = True, sha256: str | None = None, optional: Sequence[str] = ()
-) -> None:
+) -> list[str]:
     """Load a checkpoint into `model`; values are cast to the model's number format.
 
     Args:
@@ -155,6 +155,9 @@ def load_checkpoint(
         sha256: the file must have it; None for any.
         optional: beginnings of names that the file or the model may lack, whatever `strict` says.
 
+    Returns:
+        The optional tensors of the model that the file lacks: they are as they were.
+
     Raises:
         FileNotFoundError, ValueError: as read_state_dict.
         ValueError: the file has another SHA-256, holds NaN or infinite values, or does not fit; one message lists all
@@ -162,7 +165,11 @@ def load_checkpoint(
     """
     if sha256 is not None and Path(path).is_file():
         check_sha256(path, sha256)
-    state, wanted = _leave_out(optional, read_state_dict(path), model.state_dict())
+    state, wanted = read_state_dict(path), model.state_dict()
+    lacking = sorted(name for name in wanted.keys() - state.keys() if name.startswith(tuple(optional)))
+    if lacking:
+        log.info("%s has no %s: they start at random", path, ", ".join(lacking))
+    state, wanted = _leave_out(optional, state, wanted)
     fitting = {name: state[name] for name in wanted if name in state and state[name].shape == wanted[name].shape}
     share = len(fitting) / max(1, len(wanted))
     if len(fitting) == len(wanted) == len(state):
@@ -175,14 +182,12 @@ def load_checkpoint(
         log.warning("loaded %.1f %% of the model's tensors\n%s", 100 * share, _compare(path, state, wanted))
     _check_finite(path, fitting)
     model.load_state_dict(fitting, strict=False)
+    return lacking
 
 
 def _leave_out(optional: Sequence[str], state: State, wanted: State) -> tuple[State, State]:
     """Both without the optional tensors that only one of them has."""
     alone = {name for name in state.keys() ^ wanted.keys() if name.startswith(tuple(optional))}
-    if alone:
-        text = "the file's %s are not used" if alone & state.keys() else "the file has no %s: they start at random"
-        log.info(text, ", ".join(sorted({name.split(".")[0] for name in alone})))
     kept = [{name: tensor for name, tensor in tensors.items() if name not in alone} for tensors in (state, wanted)]
     return kept[0], kept[1]
 

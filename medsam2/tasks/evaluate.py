@@ -6,7 +6,18 @@ from medsam2.tasks.parts import Outcome, Parts
 
 
 def evaluate(parts: Parts) -> Outcome:
-    """Scores the test cases (phase `test`); the value is the mean of the first metric over structures."""
+    """Scores the test cases (phase `test`); the value is the mean of the first metric over structures.
+
+    Raises:
+        ValueError: the checkpoint holds no learned prompts for a structure that is asked for by them.
+    """
+    prompts = getattr(parts.method.model, "learned_prompts", None)
+    if prompts is not None and prompts.untrained:
+        names = ", ".join(name.rpartition(".")[2] for name in prompts.untrained)
+        raise ValueError(
+            f"model.checkpoint has no learned prompts for {names}: evaluate a checkpoint that was trained with "
+            "prompt=learned on them, or choose other dataset.structures"
+        )
     parts.prepare("test")
     cases = parts.cases("test")
     rows, summary = parts.score(parts.loader(cases), "test", 0)

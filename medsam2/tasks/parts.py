@@ -112,8 +112,12 @@ class Parts:
         return build_loader(cases, self.batch_size, self.num_workers, shuffle=False, seed=self.seed)
 
     def support(self) -> Iterable[Batch]:
-        """The training cases as they are evaluated: what a method may remember before it is asked."""
-        return self.loader(self.cases("train"))
+        """Training cases as they are evaluated, evenly spaced: what a method may remember before it is asked."""
+        cases = self.cases("train")
+        records = cases.records
+        count = min(len(records), self.method.support_cases or len(records))
+        cases.records = [records[i * len(records) // count] for i in range(count)]
+        return self.loader(cases)
 
     def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
         """The rows of a phase with the method as it is now. Raises OutOfMemory naming the settings to lower."""
@@ -131,6 +135,7 @@ class Parts:
             dtype=self.runtime.dtype,
             device=self.runtime.device,
             training=False,
+            chunk=getattr(self.method, "chunk", None),
         )
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:

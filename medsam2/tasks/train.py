@@ -23,6 +23,7 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
             score is too good, as Medical-SAM2's is.
     """
     parts.prepare("train", "val", "test")
+    parts.train_loader.dataset[1, 0]  # what is wrong with targets or transforms shows now, not after an evaluation
     zero_shot = _zero_shot(parts)
     if legacy_select_on_test:
         log.warning("task.legacy_select_on_test=true: the test cases choose the epoch; their score is too good")

@@ -126,6 +126,7 @@ class Fit:
                 dtype=self.runtime.dtype,
                 device=self.runtime.device,
                 training=training,
+                chunk=getattr(self.method, "chunk", None),
             )
             return explain_oom(usage, place, reason)
 
@@ -191,7 +192,7 @@ class Fit:
             self.scaler.update()
             if self.trainer.legacy_bf16_weights:
                 round_to_bf16(self.parameters)
-            if self.ema is not None:
+            if self.ema is not None and math.isfinite(norm):  # else fp16 overflowed, and no step was made
                 self.ema.update()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -28,6 +28,7 @@ class Usage:
 
     batch_size: images, or slices of all clips.
     image_size, frames, checkpointing: None where there is no such setting, or it would change nothing.
+    chunk: slices that an evaluation of volumes encodes at once, None where there are no volumes.
     weights: of all parameters. trained: gradients and optimiser state. beyond_decoder: those of them that are not the
     mask decoder's. peak: the most that was in use on the device; None where the device does not tell.
     """
@@ -43,6 +44,7 @@ class Usage:
     beyond_decoder: int
     peak: int | None
     training: bool = True
+    chunk: int | None = None
 
     @property
     def activations(self) -> int | None:
@@ -58,6 +60,7 @@ def survey(
     dtype: torch.dtype,
     device: str,
     training: bool,
+    chunk: int | None = None,
 ) -> Usage:
     """The usage of a run as it is now."""
     decoder = {id(p) for name, p in model.named_parameters() if name.startswith("sam_mask_decoder.")}
@@ -76,6 +79,7 @@ def survey(
         beyond_decoder=sum(size for key, size in trained.items() if key not in decoder) if decoder else 0,
         peak=torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None,
         training=training,
+        chunk=chunk,
     )
 
 
@@ -105,7 +109,10 @@ def explain_oom(usage: Usage, where: str, reason: str) -> str:
 def _settings(usage: Usage) -> Iterator[tuple[str, float, str]]:
     """Each setting that can be lowered, the share of the activations that it saves, and what else is to be said."""
     clip = usage.frames or 1  # a batch holds one at least
-    if usage.batch_size >= 2 * clip:
+    if usage.chunk is not None and not usage.training:  # volumes are evaluated one by one
+        chunk = max(1, usage.chunk // 2)
+        yield f"method.chunk={chunk} method.keep=0", 1 - chunk / usage.chunk, f" (now {usage.chunk}), and features"
+    elif usage.batch_size >= 2 * clip:
         half = usage.batch_size // clip // 2 * clip
         steps = -(-usage.batch_size * usage.accumulate // half)
         same = f" trainer.accumulate={steps}" if usage.training else ""
@@ -114,7 +121,7 @@ def _settings(usage: Usage) -> Iterator[tuple[str, float, str]]:
     if usage.image_size is not None and usage.image_size > 32:
         smaller = max(32, usage.image_size // 64 * 32)
         yield f"image_size={smaller}", 1 - (smaller / usage.image_size) ** 2, f" (now {usage.image_size})"
-    if usage.frames is not None and usage.frames > 1:
+    if usage.training and usage.frames is not None and usage.frames > 1:
         fewer = usage.frames // 2
         yield f"method.frames={fewer}", 1 - fewer / usage.frames, f" (now {usage.frames})"
     if usage.float32:

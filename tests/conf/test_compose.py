@@ -164,3 +164,89 @@ def test_documents_name_choices_that_exist(file: str) -> None:
 
 def test_the_readme_has_no_blank_left_to_fill_in() -> None:
     assert not re.search(r"\b[A-Z]+_[A-Z]+_[A-Z]+\b", (PROJECT / "README.md").read_text())
+
+
+LEGACY = {  # what makes each experiment what its name says
+    "medical_sam2_refuge": {
+        "model.name": "sam2_s",
+        "model.release.version": "2.0",
+        "model.mask_selection.dynamic": False,
+        "image_size": 1024,
+        "batch_size": 4,
+        "optim._target_": "torch.optim.Adam",
+        "optim.lr": 1e-4,
+        "optim.betas": [0.9, 0.999],
+        "optim.eps": 1e-8,
+        "optim.weight_decay": 0.0,
+        "optim.amsgrad": False,
+        "loss.pos_weight": 2.0,
+        "dataset.structures": ["cup"],
+        "prompt.legacy_transposed": False,
+        "method.policy": "self_sorting",
+        "method.size": 16,
+        "method.prompt_share": 0.2,
+        "method.evaluation": "support",
+        "metrics.overlays": True,
+        "metrics.probability": 0.5,
+        "task.legacy_select_on_test": False,
+        "trainer.max_epochs": 100,
+        "trainer.val_every": 1,
+        "trainer.tf32": True,
+    },
+    "medical_sam2_refuge_legacy": {
+        "model.mask_selection.dynamic": True,
+        "model.network.pixel_std": [1.0, 1.0, 1.0],
+        "loss.pos_weight": 2.0,
+        "prompt.legacy_transposed": True,
+        "method.policy": "legacy",
+        "method.num_memories": 4,
+        "method.replacement": True,
+        "method.prompt_share": 0.2,
+        "method.eval_prompt_share": 0.2,
+        "method.evaluation": "stream",
+        "method.train_memory": False,
+        "method.legacy_similarity": True,
+        "method.legacy_empty_bank": True,
+        "method.legacy_nearest": True,
+        "method.iou": 0.0,
+        "metrics.probability": 0.6225,
+        "task.legacy_select_on_test": True,
+    },
+    "medical_sam2_btcv": {
+        "dataset.name": "btcv",
+        "model.release.version": "2.0",
+        "model.tuning.groups.memory.rate": 0.1,
+        "method.frames": 4,
+        "method.legacy_gated_loss": False,
+        "metrics.unit": "volume",
+        "loss.pos_weight": 2.0,
+    },
+    "medical_sam2_btcv_legacy": {
+        "model.tuning.groups.memory.rate": 1e-4,
+        "method.frames": 2,
+        "method.clips_per_volume": 1,
+        "method.legacy_quarter": True,
+        "method.legacy_absent_oracle": True,
+        "method.legacy_gated_loss": True,
+        "metrics.unit": "slice",
+        "metrics.legacy_logit_thresholds": [0.1, 0.3, 0.5, 0.7, 0.9],
+        "trainer.legacy_bf16_weights": True,
+        "trainer.precision": "bf16",
+        "task.legacy_select_on_test": True,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", LEGACY)
+def test_medical_sam2s_recipes_are_what_they_say(experiment: str) -> None:
+    cfg = compose("config", overrides=[f"experiment={experiment}"])
+    found = {key: OmegaConf.select(cfg, key) for key in LEGACY[experiment]}
+    assert found == LEGACY[experiment]
+
+
+@pytest.mark.parametrize("choice", ["image", "memory_fifo", "memory_none", "volume"])
+def test_a_recipe_can_be_held_against_another_method(choice: str) -> None:
+    cfg = compose("config", overrides=["experiment=medical_sam2_refuge", f"method={choice}", "loss=dice_ce"])
+    alone = compose("config", overrides=[f"method={choice}"])
+    assert cfg.method == alone.method
+    assert problems(cfg) == []

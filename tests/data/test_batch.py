@@ -43,7 +43,6 @@ def test_points_and_masks_of_some_objects_only() -> None:
     assert batch.point_labels.tolist() == [[1, 1, 1], [-1, -1, -1], [-1, -1, -1], [2, 3, -1], [-1, -1, -1]]
     assert batch.point_coords[[1, 2, 4]].count_nonzero() == 0
     assert batch.point_counts == [3, 1, 1, 2, 1]
-    assert batch.group_by_points() == {3: [0], 1: [1, 2, 4], 2: [3]}
     assert batch.mask_given is not None
     assert batch.mask_given.tolist() == [False, True, False, False, True]
     assert batch.mask_inputs is not None
@@ -67,7 +66,6 @@ def test_no_masks_at_all_take_no_memory() -> None:
     assert batch.mask_inputs is None
     assert batch.mask_given is not None
     assert batch.mask_given.tolist() == [False, False]
-    assert batch.group_by_points() == {2: [0, 1]}
 
 
 @pytest.mark.parametrize("prompter", [NoPrompt(), MaskPrompt()])
@@ -83,7 +81,6 @@ def test_a_batch_without_objects() -> None:
     assert batch.mask_given is not None
     assert batch.mask_given.shape == (0,)
     assert batch.point_counts == []
-    assert batch.group_by_points() == {}
 
 
 def test_masks_move_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,12 @@ def test_objects_are_prompted_where_they_are_largest_by_their_target() -> None:
     assert clip.objects[0][0].volume == "a"
 
 
+def test_a_batch_is_as_many_clips_as_its_slices_make() -> None:
+    cases = clips(policy=ClipPolicy(frames=4), training=True)
+    assert [cases.count_samples(images) for images in (1, 4, 7, 8, 16)] == [1, 1, 1, 2, 4]
+    assert clips().count_samples(16) == 1
+
+
 def test_indices_may_have_holes() -> None:
     cases = clips(Stacks(missing=(3, 4)), ClipPolicy(frames=10, **FORWARD), training=True)
     assert indices(cases[0]) == [0, 1, 2, 5, 6, 7, 8, 9, 10, 11]

@@ -173,8 +173,6 @@ def test_without_a_user_every_structure_is_asked_for(training: bool, prompt: Any
         ("case1", "one", False),
         ("case1", "two", True),
     ]
-    assert batch.present is not None
-    assert batch.present.tolist() == [True, True, False, True]
     assert batch.targets.flatten(1).any(1).tolist() == [True, True, False, True]
     assert batch.point_labels.tolist() == [[-1]] * 4
     assert {o.prompt.budget for o in batch.objects} == {"none"}

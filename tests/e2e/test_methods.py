@@ -30,6 +30,7 @@ METHODS = {  # name -> its choice and settings: everything that is drawn or kept
     "image": ["method=image_refine", "prompt=mixed", "transforms=ct"],
     "clicks": ["method=image_correct", "method.rounds=3", "prompt=click", "target=random", "loss=sam2"],
     "learned": ["prompt=learned"],
+    "lora": ["model/tuning=lora", "trainer.accumulate=2", "loss=dice_focal"],
     "stream": ["method=memory_stream", "method.prompt_share=0.5", "method.min_iou=0", "method.reset_each_epoch=false"],
     "random": ["method=memory_stream", "method.policy=random", "method.size=2", "method.evaluation=stream"],
     "volume": ["method=volume", "method.frames=2", "method.stride=[1, 2]", "dataset.slices=all", "transforms=flips"],

@@ -61,6 +61,7 @@ def test_a_row_says_everything() -> None:
         {
             "phase": "test",
             "protocol": "fixed",
+            "position": 0,
             "case_id": "case1",
             "patient_id": "patient1",
             "structure": "cup",
@@ -139,6 +140,7 @@ def test_rows_come_in_the_order_of_the_cases_and_the_batch_size_does_not_matter(
         evaluator.evaluate(method, dataset.loader(size, "test"), "test", "cpu", runtime.autocast) for size in (1, 2, 5)
     ]
     assert [r["case_id"] for r in results[0]] == ["test0", "test2", "test3", "test4"]
+    assert [r["position"] for r in results[0]] == [0, 1, 2, 3]
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a == pytest.approx(b, abs=1e-5)

@@ -113,6 +113,11 @@ def test_what_a_volume_cost_is_said_of_volumes_alone() -> None:
     assert not [key for key in summarise(images, "test") if "slices" in key]
 
 
+def test_the_order_of_cases_is_no_metric() -> None:
+    ordered = [one | {"position": i} for i, one in enumerate(ROWS)]
+    assert summarise(ordered, "test") == summarise(ROWS, "test")
+
+
 def test_no_rows_no_summary() -> None:
     assert summarise([], "test") == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from medsam2.data.prompts import Prompt
 from medsam2.evaluation.calibration import compute_ece, count_bins
 from medsam2.evaluation.evaluator import Evaluator
 from medsam2.evaluation.metrics import METRICS, Mask, Pair, compute_overlap
-from medsam2.evaluation.raters import compare_raters
+from medsam2.evaluation.raters import compare_raters, count_common
 from medsam2.methods.base import Method, Prediction
 
 SHAPE = (9, 14)
@@ -96,6 +97,7 @@ def test_a_volume_is_scored_as_a_whole(batch_size: int) -> None:
     expected |= {
         "phase": "test",
         "protocol": "told",
+        "position": 0,
         "case_id": "v1",
         "patient_id": "p",
         "structure": "liver",
@@ -140,6 +142,9 @@ def test_volumes_and_images_follow_one_another() -> None:
     assert named == [("v1", "liver", "mm3"), ("v1", "spleen", "mm3"), ("v2", "liver", "mm3"), ("c1", "liver", "mm2")]
     assert rows[0]["dice"] == rows[1]["dice"] == METRICS["dice"](Pair(logits[:2] > 0, labels[:2]))
     assert rows[3]["dice"] == METRICS["dice"](Pair(logits[4] > 0, labels[4]))
+    assert [row["position"] for row in rows] == [0, 0, 1, 2]  # of all that is asked at once
+    slices = score(Evaluator(["dice"], unit="slice"), (objects, logits[[0, 0, 1, 1, 2, 3, 4]]))
+    assert [row["position"] for row in slices] == [0, 0, 0, 0, 1, 1, 2]
 
 
 def test_a_volume_in_two_pieces_is_refused() -> None:
@@ -220,14 +225,15 @@ DIAGONAL = float(np.hypot(9 * 0.7, 14 * 0.5))
 )
 def test_absent_structures(both_empty: str, logits: Any, label: Mask, dice: Any, hd95: Any, volume: bool) -> None:
     names = ["dice", "iou", "hd95", "assd", "nsd", "volume_error", "ece"]
-    objects = slices_of("v", [label], [0]) if volume else [object_of("c", label, raters=pack(np.stack([label] * 2)))]
+    raters = pack(np.stack([label] * 2))
+    objects = slices_of("v", [label], [0], raters=raters) if volume else [object_of("c", label, raters=raters)]
     (row,) = score(Evaluator(names, both_empty=both_empty), (objects, logits[None]))
     if volume and hd95:
         hd95 = float(np.hypot(DIAGONAL, THICKNESS))
     assert (row["dice"], row["hd95"]) == pytest.approx((dice, hd95))
     if dice is None:
         assert all(row[name] is None for name in (*names, "prompt_dice"))
-        assert "rater_dice" not in row
+    assert ("rater_dice" in row) == (dice is not None)
 
 
 # --------------------------------------------------------------------------------- raters, ratios, thresholds
@@ -238,10 +244,37 @@ def test_raters_are_compared_where_there_are_several() -> None:
     packed = pack(raters)
     objects = [object_of("c1", raters[0], raters=packed), object_of("c2", raters[0], raters=pack(raters[:1]))]
     first, second = score(Evaluator(["dice"]), (objects, logits[:2]))
-    scores = compare_raters(logits[0] > 0, packed)
+    scores = compare_raters(count_common(logits[0] > 0, packed))
     assert {name: first[name] for name in scores} == scores
     assert first["rater1_dice"] == first["dice"]
     assert not set(scores) & set(second)
+
+
+def test_raters_of_a_volume_are_compared_in_3d() -> None:
+    """A slice without raters is one on which they marked nothing, while what is answered there counts."""
+    logits, masks = shapes(4, *SHAPE)
+    raters = masks[:, None] & (np.random.default_rng(1).random((4, 3, *SHAPE)) > 0.3)
+    raters[2] = False
+    objects = slices_of("v", masks, [5, 6, 7, 9])
+    for info, of_slice in zip(objects, raters, strict=True):
+        info.raters = pack(of_slice) if of_slice.any() else None
+    (row,) = score(Evaluator(["dice"]), (objects[:3], logits[:3]), (objects[3:], logits[3:]))
+    volumes = raters.swapaxes(0, 1)
+    each = [METRICS["dice"](Pair(logits > 0, volume)) for volume in volumes]
+    pairs = [METRICS["dice"](Pair(a, b)) for a, b in combinations(volumes, 2)]
+    expected = {f"rater{i}_dice": dice for i, dice in enumerate(each, start=1)}
+    expected |= {"rater_dice": np.mean(each), "rater_ceiling": np.mean(pairs)}
+    assert {name: value for name, value in row.items() if name.startswith("rater")} == pytest.approx(expected)
+    slices = score(Evaluator(["dice"], unit="slice"), (objects, logits))
+    assert ["rater_dice" in one for one in slices] == [True, True, False, True]
+    means = [np.mean([one[name] for one in slices if name in one]) for name in ("rater_dice", "rater_ceiling")]
+    assert np.abs(np.subtract(means, [row["rater_dice"], row["rater_ceiling"]])).min() > 0.001  # not a mean of slices
+
+
+def test_a_volume_of_one_rater_has_no_rater_columns() -> None:
+    logits, labels = shapes(2, *SHAPE)
+    (row,) = score(Evaluator(["dice"]), (slices_of("v", labels, range(2)), logits))
+    assert not [name for name in row if name.startswith("rater")]
 
 
 def test_a_cup_and_its_disc_make_a_row() -> None:
@@ -255,6 +288,7 @@ def test_a_cup_and_its_disc_make_a_row() -> None:
         {
             "phase": "test",
             "protocol": "told",
+            "position": 0,
             "case_id": "c",
             "patient_id": "p",
             "structure": "cup_to_disc",
@@ -268,6 +302,32 @@ def test_a_cup_and_its_disc_make_a_row() -> None:
     )
     assert others == score(Evaluator(["dice"]), (objects, predicted))
     assert score(Evaluator(["dice"], vcdr=["cup", "disc"]), (objects[:1], predicted[:1])) == others[:1]
+
+
+@pytest.mark.parametrize(
+    ("vcdr", "structures", "volume", "there"),
+    [
+        (["cup", "disc"], ["cup", "disc"], False, None),
+        (["cup", "disc"], ["disc", "lens"], False, "disc, lens"),
+        (["cup", "disc"], ["liver"], False, "liver"),
+        (["cup", "disc"], ["cup", "disc"], True, "cup, disc"),  # slices have no ratio
+        (["cup", "disc"], [], False, "no structures"),
+        (None, ["liver"], False, None),
+    ],
+)
+def test_a_ratio_that_no_case_has_is_warned_of_once(
+    vcdr: Any, structures: list[str], volume: bool, there: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = np.ones(SHAPE, dtype=bool)
+    more = {"volume": "v"} if volume else {}
+    cases = [[object_of(case, label, structure=s, **more) for s in structures] for case in "ab"]
+    with caplog.at_level("WARNING"):
+        score(Evaluator(["dice"], vcdr=vcdr), *((case, np.ones((len(case), *SHAPE))) for case in cases if case))
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == (there is not None)
+    if there is not None:
+        assert warned[0].startswith("metrics.vcdr=[cup,disc]: no case of test has")
+        assert f"; there are {there};" in warned[0]
 
 
 @pytest.mark.parametrize("volume", [False, True])

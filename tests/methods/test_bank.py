@@ -95,7 +95,7 @@ def test_who_is_not_admitted_changes_nothing() -> None:
 def test_state_goes_through_a_file_and_back(tmp_path: Path) -> None:
     bank = Bank(3, Fifo())
     for i, dtype in enumerate((torch.float32, torch.bfloat16)):
-        kept = entry(f"case {i}", iou=0.1 + i)._replace(embed=torch.randn(1, 2, 3, 3).to(dtype))
+        kept = entry(f"case {i}", iou=0.1 + i)._replace(embed=torch.randn(1, 2, 3, 3).to(dtype), patient_id=f"p{i}")
         bank.insert("cup", kept, rng())
     torch.save(bank.state_dict(), tmp_path / "state.pt")
     other = fill(Bank(3, Fifo()), "xyz")
@@ -105,6 +105,7 @@ def test_state_goes_through_a_file_and_back(tmp_path: Path) -> None:
         assert one.embed.dtype == same.embed.dtype
         assert all(torch.equal(a, b) for a, b in zip(one[:4], same[:4], strict=True))
         assert one[4:] == same[4:]
+    assert [kept.patient_id for kept in other.entries["cup"]] == ["p0", "p1"]
 
 
 def test_a_cleared_bank_is_empty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -49,18 +50,24 @@ def stream(model: SAM2, **settings: Any) -> MemoryStream:
     return MemoryStream(model, settings.pop("loss", BCE()), **({"policy": "fifo"} | settings))
 
 
-def sample(number: int, structures: Sequence[str] = ("cup",), prompt: Prompter | None = None) -> Sample:
-    """Case `number`: noise with a bright rectangle, boxed, for each structure."""
+def sample(
+    number: int,
+    structures: Sequence[str] = ("cup",),
+    prompt: Prompter | None = None,
+    patient: str = "",
+    absent: int = 99,
+) -> Sample:
+    """Case `number`: noise with a bright rectangle, boxed, for each structure; from number `absent` on, noise alone."""
     rng = np.random.default_rng(number)
     image, targets, infos = rng.random((3, SIZE, SIZE)) * 0.4, [], []
     for structure in structures:
         top, left = rng.integers(0, SIZE // 2, 2)
         mask = np.zeros((SIZE, SIZE), dtype=bool)
-        mask[top : top + 10, left : left + 13] = True
+        mask[top : top + 10, left : left + 13] = number < absent
         image[:, mask] += 0.5
         targets.append(mask)
         drawn = (prompt or BoxPrompt())(mask, rng)
-        infos.append(ObjectInfo(f"case {number}", "", structure, drawn, None, mask, None))
+        infos.append(ObjectInfo(f"case {number}", patient, structure, drawn, None, mask, present=bool(mask.any())))
     return Sample(
         case_id=f"case {number}",
         image=torch.from_numpy(image.astype(np.float32)),
@@ -205,6 +212,29 @@ def test_draws_are_of_the_structure_and_depend_on_seed_epoch_and_case_not_on_the
     assert draw(4) != draw(4, epoch=2)
     assert draw(4) != draw(4, epoch=None)
     assert draw(4) != draw(4, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("held", "asking", "own_patient", "recalled"),
+    [
+        ("AAB", "A", False, [2]),
+        ("AAB", "A", True, [1, 2]),
+        ("AAA", "A", False, []),  # one patient alone
+        ("AAB", "B", False, [1]),  # case 0 is itself, whosever it is
+        ("AAB", "C", False, [1, 2]),
+        (["", "", ""], "", False, [1, 2]),  # nobody knows whose they are
+        (["", "A", ""], "A", False, [2]),
+    ],
+)
+def test_other_patients_are_recalled_unless_ones_own_may_be(
+    model: SAM2, held: Sequence[str], asking: str, own_patient: bool, recalled: list[int]
+) -> None:
+    method = stream(model)
+    for number, patient in enumerate(held):
+        remember(method, [number], patient=patient)
+    (batch,) = batches([0], patient=asking)
+    (drawn,) = method.recall.draw(embed(model, batch), batch.objects, method.bank, 1, own_patient)
+    assert sorted(entry.case_id for entry in drawn) == [f"case {i}" for i in recalled]
 
 
 # ------------------------------------------------------------------------------------------ conditioning
@@ -395,14 +425,59 @@ def test_test_cases_do_not_influence_each_other_through_the_support(model: SAM2)
     assert (method.protocol, method.in_order) == ("support", False)
 
 
-def test_the_support_is_looked_at_in_order_up_to_its_limit(model: SAM2) -> None:
-    def kept(support_cases: int | None) -> list[str]:
-        method = stream(model, support_cases=support_cases)
-        evaluate(method, [], support=range(20, 29))
-        return [entry.case_id for entry in cast(Bank, method.evaluated).entries["cup"]]
+def test_all_of_the_support_is_looked_at_in_order(model: SAM2) -> None:
+    method = stream(model, support_cases=3)  # whoever gives the support heeds it
+    evaluate(method, [], support=range(20, 29))
+    assert [entry.case_id for entry in cast(Bank, method.evaluated).entries["cup"]] == [
+        f"case {i}" for i in range(20, 29)
+    ]
+    assert method.support_cases == 3
 
-    assert kept(3) == ["case 20", "case 21", "case 22"]
-    assert kept(None) == [f"case {i}" for i in range(20, 29)]
+
+def test_only_a_stream_is_evaluated_with_memories_of_the_own_patient(model: SAM2) -> None:
+    def conditioned(evaluation: str, **settings: Any) -> list[str]:
+        """Which cases are not answered as if alone, where support and cases are of one patient."""
+        method = stream(model, evaluation=evaluation, **settings)
+        answers = evaluate(method, range(2), support=range(10, 12), patient="A")
+        return [case_id for case_id, _ in differ(answers, alone)]
+
+    alone = evaluate(stream(model, evaluation="no_memory"), range(2))
+    assert conditioned("support") == []
+    assert conditioned("support", recall_own_patient=True) == ["case 0", "case 1"]
+    assert conditioned("stream") == conditioned("stream", recall_own_patient=True) == ["case 1"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("evaluation", ["support", "stream"])
+def test_in_training_slices_of_ones_own_volume_are_no_memories(model: SAM2, evaluation: str) -> None:
+    def train_on(patient: str, own_patient: bool) -> Tensor:
+        method = stream(model, evaluation=evaluation, recall_own_patient=own_patient)
+        remember(method, range(3), 3, patient="A")
+        return method.loss(batches([5], patient=patient)[0]).total
+
+    alone = stream(model).loss(batches([5])[0]).total
+    assert torch.equal(train_on("A", False), alone)
+    assert torch.equal(train_on("A", True), train_on("B", False))
+    assert abs(train_on("B", False) - alone) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ({"policy": "quality", "min_iou": 1.0, "patient": ""}, "of cup no training case came .* method.min_iou=1"),
+        ({"patient": "A"}, "all memories of cup are of patient A.*method.recall_own_patient=true"),
+        ({"patient": "A", "recall_own_patient": True}, None),
+        ({"patient": ""}, None),
+    ],
+)
+def test_who_is_answered_without_memory_is_told_of(
+    model: SAM2, caplog: pytest.LogCaptureFixture, settings: Any, warning: str | None
+) -> None:
+    patient = {"patient": settings.pop("patient")}
+    evaluate(stream(model, **settings), [], support=range(3), **patient)
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == (warning is not None)
+    assert all(re.search(warning or "", message) for message in found)
 
 
 def test_support_cases_condition_each_other_as_a_stream_does(model: SAM2) -> None:
@@ -639,6 +714,28 @@ def test_four_cases_are_learned_within_a_minute(policy: str) -> None:
             method.model.eval()
             dice = score(method)
     assert dice >= 0.95
+
+
+@pytest.mark.slow
+def test_whether_it_is_there_is_learned_within_a_minute() -> None:
+    torch.manual_seed(0)
+    method = stream(build_model("sam2_nano", SIZE), loss=FocalDice(), evaluation="stream")
+    optimizer = torch.optim.Adam(method.model.parameters(), lr=1e-3)
+    start, epoch, absent = time.process_time(), 0, [False]
+    cases = {"prompt": NoPrompt(), "absent": 2}  # of four, two
+    while time.process_time() - start < 60 and absent != [False, False, True, True]:
+        epoch += 1
+        method.model.train()
+        method.start_epoch(epoch)
+        order = np.random.default_rng(epoch).permutation(4)  # else whoever finds an empty bank would be present
+        for batch in batches(map(int, order), 2, **cases):
+            optimizer.zero_grad()
+            method.loss(batch).total.backward()
+            optimizer.step()
+        if epoch % 10 == 0:
+            method.model.eval()
+            absent = [bool((logits == NO_OBJ_SCORE).all()) for logits in evaluate(method, range(4), **cases).values()]
+    assert absent == [False, False, True, True]
 
 
 def score(method: MemoryStream) -> float:

@@ -197,7 +197,7 @@ def test_a_run_stops_before_the_model_is_built(
     def build(cfg: Any) -> None:
         raise AssertionError("built")
 
-    monkeypatch.setattr(experiment, "build_network", build)
+    monkeypatch.setattr(experiment, "build_method", build)
     cut("val/masks/cup/ann/e07.png", 30)(root)
     with pytest.raises(SystemExit):
         run(config("dataset=folder", f"paths.data_root={tmp_path}"))

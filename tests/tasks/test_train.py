@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import torch
 from medsam2.data.batch import Batch
 from medsam2.data.cache import DiskCache
 from medsam2.data.prompts import BoxPrompt
+from medsam2.data.records import DatasetError
+from medsam2.data.targets import SingleRater
 from medsam2.evaluation.evaluator import Evaluator
 from medsam2.methods.base import Loss, Prediction
+from medsam2.modeling.learned_prompts import LearnedPrompts
 from medsam2.optim import constant
 from medsam2.runs import RunDirectory
 from medsam2.tasks.evaluate import evaluate
@@ -102,6 +105,38 @@ def test_the_order_of_a_run(build: Build) -> None:
     asked = parts.method.asked  # type: ignore[attr-defined]
     test, val = [f"test{i}" for i in range(3)], [f"val{i}" for i in range(3)]
     assert asked == test + 3 * val + val + test
+
+
+def test_only_a_legacy_switch_lets_the_test_cases_choose(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    parts = build(Recording(), max_epochs=1)
+    train(parts, legacy_select_on_test=True)
+    assert set(parts.method.asked) == {f"test{i}" for i in range(3)}  # type: ignore[attr-defined]
+    assert "too good" in caplog.text
+
+
+def test_a_target_that_cannot_be_is_found_before_the_first_evaluation(build: Build) -> None:
+    parts = build(Recording())
+    parts.train_loader.dataset.targets = SingleRater(2)  # type: ignore[attr-defined]
+    with pytest.raises(DatasetError, match=r"case train0: target\.rater=2, but there is 1 rater"):
+        train(parts)
+    assert parts.method.asked == []  # type: ignore[attr-defined]
+
+
+def test_learned_prompts_that_nobody_learned_are_not_evaluated(build: Build) -> None:
+    parts = build(PixelMethod())
+    parts.method.model.learned_prompts = LearnedPrompts(["cup", "disc"], 2, 8)
+    parts.method.model.learned_prompts.untrained = ["learned_prompts.tokens.disc"]
+    with pytest.raises(ValueError, match="no learned prompts for disc"):
+        evaluate(parts)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(None, range(8)), (99, range(8)), (3, (0, 2, 5)), (1, (0,))])
+def test_the_support_is_spread_over_the_training_cases(
+    build: Build, count: int | None, expected: Sequence[int]
+) -> None:
+    parts = build()
+    parts.method.support_cases = count  # type: ignore[attr-defined]
+    assert [name for batch in parts.support() for name in batch.case_ids] == [f"train{i}" for i in expected]
 
 
 def test_the_outcome_is_the_best_val_score_and_test_is_scored_with_those_weights(build: Build) -> None:

@@ -71,6 +71,9 @@ def test_every_setting_with_what_it_saves() -> None:
         ({"training": False}, "tuning", "activations at least 23.0 GiB"),
         ({"training": False}, "accumulate", "  batch_size=2: saves about 50% of the activations, 11.5 GiB\n"),
         ({"training": False}, "checkpointing", "image_size=512"),
+        ({"training": False, "chunk": 8}, "frames", "method.chunk=4 method.keep=0: saves about 50%"),
+        ({"training": False, "chunk": 8}, "batch_size", "image_size=512"),
+        ({"chunk": 8}, "method.chunk", "method.frames=1"),
     ],
 )
 def test_a_setting_that_cannot_be_lowered_is_not_named(change: dict[str, object], gone: str, there: str) -> None:
