@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -93,7 +93,8 @@ class ClipPolicy:
 def group_volumes(records: Sequence[Record]) -> list[list[Record]]:
     """The slices of each volume in their order.
 
-    Slices of no volume belong together as long as their numbers follow on each other, patient by patient.
+    Slices of no volume are one as long as their numbers follow on each other, patient by patient; it is named by the
+    first and the last of them. A slice that is alone stays an image.
     """
     volumes: list[list[Record]] = []
     for record in sorted(records, key=lambda r: (r.volume, r.patient_id, r.split, r.index)):
@@ -101,7 +102,14 @@ def group_volumes(records: Sequence[Record]) -> list[list[Record]]:
             volumes[-1].append(record)
         else:
             volumes.append([record])
-    return volumes
+    return [_name(slices) for slices in volumes]
+
+
+def _name(slices: list[Record]) -> list[Record]:
+    if slices[0].volume or len(slices) == 1:
+        return slices
+    name = f"{slices[0].case_id}-{slices[-1].case_id}"  # what is tracked as one volume is scored as one
+    return [replace(record, volume=name) for record in slices]
 
 
 def _follows(record: Record, before: Record) -> bool:

@@ -27,7 +27,17 @@ def slices(volume: str, *indices: int, patient: str = "p", split: str = "train")
     ],
 )
 def test_slices_of_a_volume_belong_together(records: list[Record], grouped: list[list[int]]) -> None:
-    assert [[record.index for record in volume] for volume in group_volumes(records)] == grouped
+    volumes = group_volumes(records)
+    assert [[record.index for record in volume] for volume in volumes] == grouped
+    names = [{record.volume for record in volume} for volume in volumes]
+    assert all(len(name) == 1 for name in names)
+    assert len(set().union(*names) - {""}) == sum(len(slices) > 1 or bool(slices[0].volume) for slices in volumes)
+
+
+def test_a_volume_without_a_name_is_named_by_its_slices() -> None:
+    runs = group_volumes(slices("", 1, 2, 3) + slices("", 7))
+    assert [[record.volume for record in run] for run in runs] == [["ptrain_1-ptrain_3"] * 3, [""]]
+    assert [record.case_id for record in runs[0]] == ["ptrain_1", "ptrain_2", "ptrain_3"]
 
 
 @pytest.mark.parametrize(

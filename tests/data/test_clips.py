@@ -278,6 +278,8 @@ def test_slices_without_a_volume_are_runs_of_neighbours() -> None:
     assert sum(lengths) == len(dataset.records())
     assert all(b.index - a.index == 1 for v in cases.volumes for a, b in pairwise(v))
     assert len(lengths) == 5  # blocks of the split
+    infos = clips(dataset)[0].objects[0]
+    assert {info.volume for info in infos} == {f"{infos[0].case_id}-{infos[-1].case_id}"}
 
 
 # --------------------------------------------------------------------------------------------------- mistakes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import interpolate
 
+from medsam2.data.chest_ct import ChestCT
 from medsam2.data.clip_batch import Clip, ClipBatch
 from medsam2.data.clips import ClipCases
 from medsam2.data.loader import build_loader
@@ -241,13 +242,17 @@ def test_a15_and_the_budget_show_in_the_rows(model: SAM2) -> None:
 
 
 @torch.no_grad()
-def test_slices_of_no_volume_have_rows_of_their_own(model: SAM2) -> None:
-    from medsam2.data.chest_ct import ChestCT
-
+@pytest.mark.parametrize(
+    ("unit", "budgets"), [("volume", ["box on 1 slice"]), ("slice", ["box", "tracked from box on 1 slice"])]
+)
+def test_neighbours_of_no_volume_are_scored_as_one_because_they_are_tracked_as_one(
+    model: SAM2, unit: str, budgets: list[str]
+) -> None:
     method = VolumeMethod(model, BCE())
     loader = build_loader(cases(method, ChestCT(), "val"), 4, 0, shuffle=False, seed=0)
-    rows = Evaluator(["dice"]).evaluate(method, loader, "val", "cpu", nullcontext)
-    assert len(rows) == 4 * 2
+    rows = Evaluator(["dice"], unit=unit).evaluate(method, loader, "val", "cpu", nullcontext)
+    assert len(rows) == (2 if unit == "volume" else 8)
+    assert sorted({row["budget"] for row in rows}) == budgets
     assert sum(row["prompted_slices"] for row in rows) == 2
 
 
