@@ -70,8 +70,8 @@ class VolumeMethod(Method):
         legacy_gated_loss: bool = False,
     ) -> None:
         super().__init__(model, seed)
-        if not hasattr(model, "memory_selection"):  # not isinstance: a compiled network is wrapped
-            raise ValueError(f"method=volume: {type(model).__name__} has no memory, use one of model=sam2_*")
+        if not hasattr(model, "memory_selection"):  # not isinstance: a wrapped network has it too
+            raise ValueError("method=volume: this network has no memory; choose a SAM 2 such as model=sam2_t")
         if direction not in DIRECTIONS:
             raise ValueError(f"method.direction={direction!r} must be one of {', '.join(DIRECTIONS)}")
         if chunk < 1 or keep < 0:
