@@ -38,6 +38,7 @@ bench: install  ## measure what a job costs beside its training, and SAM 2 besid
 	$(BIN)/python -m benchmarks.sam2
 	$(BIN)/python -m benchmarks.sam2_tracking
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.train_step
 
 ui: install  ## browse the runs in MLflow on http://127.0.0.1:5000 (PORT=… for another port)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --host 127.0.0.1 --port $(PORT)
