@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # What cannot change a run's numbers, or is counted under another key. Everything else is part of what the run is.
 NOT_IDENTITY = {
-    "hydra", "paths", "tracking", "sweep", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
+    "hydra", "paths", "tracking", "sweep", "job", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
     "study", "cache", "dataset.root", "dataset.cache_dir", "model.sha256", "model.strict", "model.tuning.lr",
     "model.tuning.max_epochs", "trainer.checkpoint_minutes", "metrics.overlays",
 }  # fmt: skip

@@ -204,7 +204,7 @@ FREE_KEYS = {  # what nodes without a `_target_` may hold
     },
     "model.tuning": {"groups", "lr", "max_epochs", "decay_all", "lora"},
     "paths": {"output_dir", "data_root", "checkpoint_dir", "cache_dir"},
-    "sweep": {"id", "parent_run_id"},
+    "job": {"sweep", "parent_run_id", "code", "trial"},
 }
 
 

@@ -179,10 +179,10 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
         name=f"{cfg.model.name} {cfg.dataset.name} seed {cfg.seed} ({cfg.run_id})",
         study=cfg.study,
         params=identity(cfg),
-        tags=tags | ({"in_sweep": cfg.sweep.id} if cfg.sweep.id else {}),
+        tags=tags | ({"in_sweep": cfg.job.sweep} if cfg.job.sweep else {}),
         dataset=cfg.dataset.name,
         split_hash=splits,
-        parent_run_id=cfg.sweep.parent_run_id,
+        parent_run_id=cfg.job.parent_run_id,
         known_id=status.get("mlflow_run_id"),
     )
 

@@ -66,7 +66,7 @@ def run_sweep(
     results: list[Any] = []
     code = 0
     try:
-        extra = [f"++sweep.id={folder.name}"] + ([f"++sweep.parent_run_id={parent}"] if parent else [])
+        extra = [f"++job.sweep={folder.name}"] + ([f"++job.parent_run_id={parent}"] if parent else [])
         for i in range(0, len(waiting), batch_size or len(waiting) or 1):
             batch = waiting[i : i + (batch_size or len(waiting))]
             results += launch([[*job.overrides, *extra] for job in batch], initial_job_idx=i)

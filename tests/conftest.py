@@ -22,6 +22,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compose:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def build(*overrides: str) -> DictConfig:
-        return compose_config("tracking=none", f"paths.output_dir={tmp_path / 'outputs'}", *overrides)
+        return compose_config("tracking=offline", f"paths.output_dir={tmp_path / 'outputs'}", *overrides)
 
     return build

@@ -18,7 +18,7 @@ SAME = [
     ("paths.checkpoint_dir=/elsewhere",),
     ("tracking=mlflow",),
     ("tracking=mlflow", "tracking.uri=http://somewhere:5000"),
-    ("sweep.id=abc", "sweep.parent_run_id=def"),
+    ("sweep=abc", "job.sweep=abc", "job.parent_run_id=def"),
     ("num_workers=7",),
     ("num_threads=3",),
     ("device=cpu",),
@@ -89,7 +89,7 @@ def test_order_of_keys_does_not_count(config: Compose) -> None:
 
 
 def test_another_process_computes_the_same_id(config: Compose) -> None:
-    overrides = ["model=sam2_nano", "seed=5", "tracking=none"]
+    overrides = ["model=sam2_nano", "seed=5", "tracking=offline"]
     command = [sys.executable, str(PROJECT / "run.py"), *overrides, "--cfg", "job", "--resolve"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert OmegaConf.create(printed).run_id == config(*overrides).run_id
@@ -132,7 +132,7 @@ def test_identity_is_flat_sorted_and_resolved(config: Compose) -> None:
     assert values["model.network.image_size"] == 256
     assert values["dataset.structures"] == ["left_lung"]
     assert values["optim.betas"] == [0.9, 0.999]
-    assert not [k for k in values if k.split(".")[0] in ("paths", "tracking", "sweep", "run_dir", "hydra")]
+    assert not [k for k in values if k.split(".")[0] in ("paths", "tracking", "sweep", "job", "run_dir", "hydra")]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from medsam2.sweep import Job, run_sweep
 from medsam2.tracking.mlflow import MlflowTracker
 from tests.conftest import Compose
 
-SWEEP_KEYS = ("++sweep.id", "++sweep.parent_run_id")
+SWEEP_KEYS = ("++job.sweep", "++job.parent_run_id")
 
 
 @dataclass
@@ -86,7 +86,7 @@ def test_every_job_runs_and_the_table_follows(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["axes"] == ["optim.lr", "seed"]
     assert [j["run_id"] for j in manifest["jobs"]] == [j.cfg.run_id for j in some]
-    assert {o for call in launch.calls for o in call if o.startswith(SWEEP_KEYS)} == {f"++sweep.id={folder.name}"}
+    assert {o for call in launch.calls for o in call if o.startswith(SWEEP_KEYS)} == {f"++job.sweep={folder.name}"}
 
 
 def test_combinations_that_are_the_same_run_run_once(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_jobs_are_children_of_one_parent_run_that_gets_the_table(
                 run_sweep(some, ["seed"], launch)
         else:
             run_sweep(some, ["seed"], launch)
-        parents = {o.split("=")[1] for call in launch.calls for o in call if o.startswith("++sweep.parent_run_id")}
+        parents = {o.split("=")[1] for call in launch.calls for o in call if o.startswith("++job.parent_run_id")}
         (parent,) = parents  # the second attempt goes under the first one's parent
         client = MlflowTracker(tmp_path / "outputs").client
         stored = client.get_run(parent)

@@ -43,8 +43,8 @@ class Tracker(Protocol):
 
 
 @dataclass
-class NoTracker:
-    """Tracks nothing (`tracking=none`)."""
+class Offline:
+    """Mirrors nothing (`tracking=offline`): the run directory has it all."""
 
     output_dir: Path = field(default_factory=Path)
 

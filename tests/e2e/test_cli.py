@@ -84,7 +84,7 @@ def _means(output: Path) -> dict[str, float]:
 
 
 def test_a_failing_job_is_named_and_leaves_the_others_alone(tmp_path: Path) -> None:
-    done = call(tmp_path, "-m", *QUICK, "++optim.lr=1e30,1e-3", "tracking=none")
+    done = call(tmp_path, "-m", *QUICK, "++optim.lr=1e30,1e-3", "tracking=offline")
     assert done.returncode == 1
     assert "failed: experiment=ct_quick" in done.stdout
     assert "optim.lr=1e+30" in done.stdout
@@ -100,7 +100,7 @@ def test_a_failing_job_is_named_and_leaves_the_others_alone(tmp_path: Path) -> N
     [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted")],
 )
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path, kill: signal.Signals) -> None:
-    run = [*QUICK, "trainer.max_epochs=4", "tracking=none"]
+    run = [*QUICK, "trainer.max_epochs=4", "tracking=offline"]
     whole = tmp_path / "whole"
     assert call(whole, *run).returncode == 0
 
@@ -155,7 +155,7 @@ def _metrics(run: Path) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.mark.slow
 def test_the_quick_run_beats_filling_the_box_by_a_margin(tmp_path: Path) -> None:
-    done = call(tmp_path, "experiment=ct_quick", "model=sam2_nano", "tracking=none")
+    done = call(tmp_path, "experiment=ct_quick", "model=sam2_nano", "tracking=offline")
     assert done.returncode == 0, done.stdout
     (rows,) = (tmp_path / "runs").rglob("test.csv")
     means = pd.read_csv(rows).groupby("structure")[["dice", "prompt_dice"]].mean().mean()
@@ -164,7 +164,7 @@ def test_the_quick_run_beats_filling_the_box_by_a_margin(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_fine_tuning_lifts_a_pretrained_model_on_real_slices(tmp_path: Path) -> None:
-    done = call(tmp_path, "model=litemedsam", "dataset=chest_ct", "tracking=none", "trainer.max_epochs=3")
+    done = call(tmp_path, "model=litemedsam", "dataset=chest_ct", "tracking=offline", "trainer.max_epochs=3")
     assert done.returncode == 0, done.stdout
     (folder,) = (tmp_path / "runs").rglob("rows")
     before, after = (
@@ -196,7 +196,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_evaluate_scores_without_training(tmp_path: Path) -> None:
-    done = call(tmp_path, *QUICK, "task=evaluate", "tracking=none")
+    done = call(tmp_path, *QUICK, "task=evaluate", "tracking=offline")
     assert done.returncode == 0, done.stdout
     (run,) = (tmp_path / "runs" / "chest_ct").glob("sam2_nano-*")
     assert not list((run / "checkpoints").iterdir())

@@ -23,7 +23,7 @@ from medsam2.runs import RunDirectory
 from medsam2.tasks.evaluate import evaluate
 from medsam2.tasks.parts import Parts, RunLogger
 from medsam2.tasks.train import train
-from medsam2.tracking.base import NoTracker
+from medsam2.tracking.base import Offline
 from medsam2.training.precision import Runtime
 from medsam2.training.trainer import Trainer
 from tests.fakes import SIZE, Blobs, PixelMethod, Stopped, StoppedMethod
@@ -76,7 +76,7 @@ def build(tmp_path: Path) -> Build:
             evaluator=Evaluator(["dice", "iou"], overlays=overlays),
             runtime=Runtime("cpu", torch.float32),
             directory=directory,
-            logger=RunLogger(directory, NoTracker()),
+            logger=RunLogger(directory, Offline()),
             train_loader=dataset.loader(1),
             run_id="aaa",
             image_size=SIZE,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from medsam2.config import PROJECT
-from medsam2.tracking.base import NoTracker, RunInfo, Tracker
+from medsam2.tracking.base import Offline, RunInfo, Tracker
 from medsam2.tracking.mlflow import MlflowTracker
 
 INFO = RunInfo(
@@ -325,5 +325,5 @@ sys.exit(tracker.down or run is None)
 
 
 def test_no_tracker_takes_everything(tmp_path: Path) -> None:
-    use_everything(NoTracker(), tmp_path)
+    use_everything(Offline(), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from medsam2.modeling.lora import add_lora, merge_lora
 from medsam2.optim import cosine
 from medsam2.runs import RunDirectory
 from medsam2.tasks.parts import RunLogger
-from medsam2.tracking.base import NoTracker
+from medsam2.tracking.base import Offline
 from medsam2.training.checkpoint import CheckpointError, Checkpoints, Progress
 from medsam2.training.memory import OutOfMemory
 from medsam2.training.precision import Runtime
@@ -50,7 +50,7 @@ class Fit:
         trainer = Trainer(max_epochs=max_epochs, **settings)
         self.directory = RunDirectory(self.folder)
         self.directory.open("aaa", "", fresh=False)
-        self.logger = RunLogger(self.directory, NoTracker())
+        self.logger = RunLogger(self.directory, Offline())
         self.used = self.optimizer(self.method.model.parameters(), lr=self.lr)
         scheduler = cosine(self.used, trainer.steps_per_epoch(loader), max_epochs, warmup_epochs=1)
         checkpoints = Checkpoints(self.directory.checkpoints, self.run_id)

@@ -1,0 +1,1 @@
+"""Search: trials that Optuna chooses, run as the jobs of a sweep."""
