@@ -5,8 +5,11 @@ Nothing else in the project turns configuration into objects.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
+import signal
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,11 +24,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2.build import build_method, build_optimizer
+from medsam2.code import code_hash
 from medsam2.config import environment_path, identity, run_id
 from medsam2.config_check import ConfigError, check, is_command
 from medsam2.files import write_atomic
+from medsam2.redact import RedactingFormatter, protect_logging, redact
 from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError
 from medsam2.tracking.base import RunInfo, Tracker
+from medsam2.training.stop import Preempted, Pruned, Stop
 
 if TYPE_CHECKING:
     from medsam2.data.records import Dataset
@@ -34,30 +40,61 @@ if TYPE_CHECKING:
 log = logging.getLogger("medsam2")
 
 
+class CodeChanged(RuntimeError):
+    """The code is not what it was when the sweep was submitted."""
+
+
 def run(cfg: DictConfig) -> float:
     """One job from config to stored result; returns the value a search maximises, NaN if it failed inside a sweep.
 
     A finished run returns its stored value, an interrupted one goes on. An exception is recorded in the run directory
     and in the tracker; inside a sweep it ends here, so that the other jobs run, and the sweep names it at its end.
     A command is called with its own arguments; it leaves no run, and its value is 0.
+
+    A signal that asks the run to leave (USR2, TERM, HUP, Ctrl-C) is obeyed when its state is saved, and then handed on
+    to who listened before: submitit requeues the job.
     """
+    protect_logging()
+    stop = Stop(stays=[signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else [])
     try:
-        return _call(cfg) if is_command(cfg) else _run_unless_finished(cfg)
+        return _call(cfg) if is_command(cfg) else _run_unless_finished(cfg, stop)
+    except Preempted as error:
+        return _leave(cfg, stop, error.signum)
     except KeyboardInterrupt:
         if _in_sweep():
             raise
         if is_command(cfg):
             log.warning("interrupted")
         raise SystemExit(130) from None
+    except SystemExit as error:  # somebody's sys.exit would end the whole sweep
+        if not _in_sweep() or is_command(cfg):
+            raise
+        return _fail(cfg, RuntimeError(f"the job called sys.exit({error.code})"))
     except Exception as error:
-        _explain(error)
-        if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
-            log.error("the same command with task=check names everything that is wrong with this dataset")
-        if _in_sweep():
-            if not is_command(cfg):
-                _leave_word(cfg, error)
-            return math.nan
+        return _fail(cfg, error)
+
+
+def _fail(cfg: DictConfig, error: Exception) -> float:
+    _explain(error)
+    if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
+        log.error("the same command with task=check names everything that is wrong with this dataset")
+    if not _in_sweep():
         raise SystemExit(1) from None
+    if not is_command(cfg):
+        _leave_word(cfg, error)
+    return math.nan
+
+
+def _leave(cfg: DictConfig, stop: Stop, signum: int) -> float:
+    """Ends the process as the signal would have, once whoever listened before has done its part."""
+    try:
+        stop.hand_on(signum)
+    except KeyboardInterrupt:
+        if _in_sweep():
+            raise
+    except Exception as refused:  # submitit: too many time limits, or no scontrol on this node
+        return _fail(cfg, RuntimeError(f"saved, but not requeued: {refused}"))
+    raise SystemExit(128 + signum)
 
 
 def _in_sweep() -> bool:
@@ -92,45 +129,63 @@ def _call(cfg: DictConfig) -> float:
     return 0.0
 
 
-def _run_unless_finished(cfg: DictConfig) -> float:
+def _run_unless_finished(cfg: DictConfig, stop: Stop) -> float:
     directory = RunDirectory(environment_path(cfg.run_dir))
     stored = finished_value(cfg)
     if stored is not None:
         log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
         return stored
+    _check_code(cfg)
     check(cfg)
-    return _run(cfg, directory)
+    with directory.claim(wait=0.0 if _in_sweep() else 10.0), stop.listen():
+        stored = finished_value(cfg)  # another process may have finished it while this one looked and waited
+        return _run(cfg, directory, stop) if stored is None else stored
 
 
-def _run(cfg: DictConfig, directory: RunDirectory) -> float:
+def _check_code(cfg: DictConfig) -> None:
+    if cfg.job.code not in (None, code_hash()):
+        raise CodeChanged(
+            "code: medsam2/, conf/ or run.py was edited after this sweep was submitted, and its runs would not be "
+            "comparable; give the sweep's command again, or bring the code back"
+        )
+
+
+def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
     config = OmegaConf.to_yaml(cfg, resolve=True)
-    with directory.claim():
-        directory.open(run_id(cfg), config, fresh=bool(cfg.force))
-        tracker = build_tracker(cfg)
-        with _log_file(directory.path / "run.log"):
-            start = time.time() - directory.status().get("seconds", 0.0)
-            try:
-                outcome = _do_task(cfg, directory, tracker)
-            except BaseException as error:
-                state = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-                _record_failure(directory, state, error, time.time() - start)
-                tracker.log_files(directory.path)
-                tracker.finish(state)
-                raise
-            seconds = time.time() - start
-            directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
-            log.info("finished in %.0f s: %s", seconds, summary_line(directory))
+    directory.open(run_id(cfg), config, fresh=bool(cfg.force), params=identity(cfg))
+    tracker = build_tracker(cfg)
+    with _log_file(directory.path / "run.log"):
+        start = time.time() - directory.status().get("seconds", 0.0)
+        try:
+            outcome = _do_task(cfg, directory, tracker, stop)
+        except BaseException as error:
+            state = _state_after(error)
+            _record_failure(directory, state, error, time.time() - start)
             tracker.log_files(directory.path)
-            tracker.finish("finished")
+            tracker.finish(state)
+            if isinstance(error, Pruned):
+                return math.nan
+            raise
+        seconds = time.time() - start
+        directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
+        log.info("finished in %.0f s: %s", seconds, summary_line(directory))
+        tracker.log_files(directory.path)
+        tracker.finish("finished")
     return outcome.value
 
 
-def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker) -> Outcome:
+def _state_after(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, Preempted) and error.signum == signal.SIGINT):
+        return "interrupted"
+    return "preempted" if isinstance(error, Preempted) else "pruned" if isinstance(error, Pruned) else "failed"
+
+
+def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
     dataset, splits = _build_dataset(cfg, directory)
     tracker_id = tracker.start(_run_info(cfg, directory, splits)) or directory.status().get("mlflow_run_id")
     directory.update(state="running", mlflow_run_id=tracker_id)
     task = instantiate(cfg.task)
-    outcome: Outcome = task(build_parts(cfg, dataset, directory, tracker))
+    outcome: Outcome = task(build_parts(cfg, dataset, directory, tracker, stop))
     return outcome
 
 
@@ -187,7 +242,9 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
     )
 
 
-def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, tracker: Tracker) -> Parts:
+def build_parts(
+    cfg: DictConfig, dataset: Dataset, directory: RunDirectory, tracker: Tracker, stop: Stop | None = None
+) -> Parts:
     """Every object of a run, each built once: data, network, method, loss, optimiser, schedule, evaluator."""
     import torch
 
@@ -241,6 +298,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
         batch_size=cfg.batch_size,
         num_workers=cfg.num_workers,
         seed=cfg.seed,
+        stop=stop or Stop(),
     )
 
 
@@ -251,7 +309,7 @@ def build_parts(cfg: DictConfig, dataset: Dataset, directory: RunDirectory, trac
 def _log_file(path: Path) -> Iterator[None]:
     """Everything logged meanwhile also goes to the end of a file."""
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")))
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -262,16 +320,39 @@ def _log_file(path: Path) -> Iterator[None]:
 
 def _record_failure(directory: RunDirectory, state: str, error: BaseException, seconds: float) -> None:
     """Status, traceback and a line in the log; a full disk must not hide the error that is being recorded."""
-    text = "".join(traceback.format_exception(error))
-    if state == "interrupted":
-        log.warning("interrupted; the same command (without force=true) goes on where it stopped: %s", directory.path)
+    text = redact("".join(traceback.format_exception(error)))
+    if state in ("interrupted", "preempted"):
+        log.warning("%s; the same command (without force=true) goes on where it stopped: %s", state, directory.path)
+    elif state == "pruned":
+        log.info("pruned: %s", error)
     else:
         log.debug("%s", text)
+    said, reason = redact(f"{type(error).__name__}: {error}"), reason_of(error) if state == "failed" else None
     try:
-        directory.update(state=state, error=f"{type(error).__name__}: {error}", seconds=seconds)
-        write_atomic(directory.path / "error.txt", text)
+        directory.update(state=state, error=said, reason=reason, seconds=seconds)
+        if state == "failed":
+            write_atomic(directory.path / "error.txt", text)
     except OSError as full:
         log.error("the failure could not be recorded in %s: %s", directory.path, full)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run failed, in a word: config, data, memory, non-finite, disk, code; `error` for anything else."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk"
+    kinds = {
+        "ConfigError": "config",
+        "RunDirectoryError": "config",
+        "CheckpointError": "config",
+        "DatasetError": "data",
+        "OutOfMemory": "memory",
+        "MemoryError": "memory",
+        "NonFiniteLoss": "non-finite",
+        "CodeChanged": "code",
+    }
+    names = [base.__name__ for base in type(cause).__mro__]  # by name: to import the classes would import torch
+    return next((kinds[name] for name in names if name in kinds), "error")
 
 
 def _leave_word(cfg: DictConfig, error: Exception) -> None:
@@ -286,7 +367,8 @@ def _leave_word(cfg: DictConfig, error: Exception) -> None:
         return
     try:
         directory.path.mkdir(parents=True, exist_ok=True)
-        directory.update(run_id=cfg.run_id, state="failed", error=f"{type(error).__name__}: {error}")
+        said = redact(f"{type(error).__name__}: {error}")
+        directory.update(run_id=cfg.run_id, state="failed", reason=reason_of(error), error=said)
     except OSError as full:
         log.error("the failure could not be recorded in %s: %s", directory.path, full)
 

@@ -1,7 +1,7 @@
 """A run's directory: the one place where the truth about a run is kept. Everything else is a view of it.
 
-config.yaml  provenance.json  status.json  metrics.jsonl  split.csv  run.log  (error.txt)
-rows/PHASE.csv, .parquet      checkpoints/last.pt, best.pt           pictures/PHASE/*.png
+config.yaml  run.json  provenance.json  status.json  metrics.jsonl  split.csv  run.log  (error.txt)
+rows/PHASE.csv, .parquet      checkpoints/last.pt, previous.pt, best.pt           pictures/PHASE/*.png
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from medsam2.files import write_atomic
+from medsam2.claims import Claim, slurm_job
+from medsam2.code import git_revision
+from medsam2.files import show_differences, write_atomic
+from medsam2.redact import redact
 
 PACKAGES = ("torch", "monai", "hydra-core", "omegaconf", "mlflow", "numpy", "pandas", "pillow", "scipy")
 
@@ -34,8 +34,16 @@ class RunBusy(RunDirectoryError):
     """Another process is computing this very run."""
 
 
+ENDED = ("finished", "failed", "pruned")  # states in which nothing more happens by itself
+RESERVE = 1 << 16  # bytes kept back, so that a run on a full disk can still say so
+
+
 class RunDirectory:
-    """The files of one run. `state` is new, running, interrupted, failed or finished."""
+    """The files of one run.
+
+    `state` is new, queued (given to a launcher), running, preempted (a signal asked it to leave; it is saved),
+    interrupted (Ctrl-C), pruned (a search gave it up), failed (with `reason` and `error`) or finished.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -59,35 +67,80 @@ class RunDirectory:
         except (FileNotFoundError, NotADirectoryError):
             return {"state": "new"}
 
+    def look(self) -> dict[str, Any]:
+        """The status as it really is: a run that is `running` and whose process is gone has failed, killed."""
+        status = self.status()
+        if status["state"] != "running" or self.held():
+            return status
+        status = self.status()  # it may have ended between the two looks
+        if status["state"] != "running":
+            return status
+        where = f"{status.get('job') or 'its process'} on {status.get('host', 'an unknown host')}"
+        error = f"{where} is gone without a word: killed, or out of memory; the same command goes on with it"
+        return status | {"state": "failed", "reason": "killed", "error": error}
+
+    def held(self) -> bool:
+        """Whether a live process is computing this run."""
+        return self._claim().holder() is not None
+
     def update(self, **entries: Any) -> None:
-        """Merges entries into status.json."""
-        status = self.status() | entries | {"updated": time.time()}
-        write_atomic(self.path / "status.json", json.dumps(status, indent=1))
+        """Merges entries into status.json. On a full disk the reserve is given up for it."""
+        text = json.dumps(self.status() | entries | {"updated": time.time()}, indent=1)
+        try:
+            write_atomic(self.path / "status.json", text)
+        except OSError:
+            if not self._reserve.exists():
+                raise
+            self._reserve.unlink()
+            write_atomic(self.path / "status.json", text)
+
+    @property
+    def _reserve(self) -> Path:
+        return self.path / ".reserve"
+
+    def describe(self, **entries: Any) -> None:
+        """Merges entries into run.json: what the run is, for those who read it without its configuration."""
+        write_atomic(self.path / "run.json", json.dumps(self.description() | entries, indent=1, default=str))
+
+    def description(self) -> dict[str, Any]:
+        """The content of run.json, empty where there is none; `params` is the run's identity, flat."""
+        try:
+            return dict(json.loads((self.path / "run.json").read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    def _claim(self) -> Claim:
+        return Claim(self.path.parent / f".{self.path.name}.claim")
 
     @contextmanager
     def claim(self, wait: float = 10.0) -> Iterator[None]:
-        """Holds the run for this process; the operating system lets go of it when the process ends, however it ends.
+        """Holds the run for this process. A claim whose process is gone, however it ended, is taken over.
 
         Raises:
             RunBusy: another process holds it and does not end within `wait` seconds.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
-        try:
-            lock.acquire(timeout=wait)
-        except Timeout:
-            pid = self.status().get("pid")
-            raise RunBusy(f"run_dir={self.path}: is being computed by process {pid}; wait for it, or stop it") from None
+        claim, until = self._claim(), time.monotonic() + wait
+        while not claim.take():
+            if time.monotonic() >= until:
+                other = claim.holder() or {}
+                who = (other.get("job") and f"SLURM job {other['job']}") or f"process {other.get('pid', 'unknown')}"
+                where = f"{who} on {other.get('host', 'an unknown host')}"
+                raise RunBusy(f"run_dir={self.path}: is being computed by {where}; wait for it, or stop it")
+            time.sleep(0.2)
         try:
             yield
         finally:
-            lock.release()
+            claim.release()
 
-    def open(self, run_id: str, config: str, fresh: bool) -> None:
+    def open(self, run_id: str, config: str, fresh: bool, params: Mapping[str, Any] | None = None) -> None:
         """Prepares the directory for run `run_id`; `fresh` starts over.
 
+        Args:
+            params: the run's identity, as flat `key: value`.
+
         Raises:
-            RunDirectoryError: the directory holds another run.
+            RunDirectoryError: the directory holds another run; the keys that differ are named.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         owner = self.status().get("run_id")
@@ -95,16 +148,30 @@ class RunDirectory:
             raise RunDirectoryError(f"run_dir={self.path}: holds files that are no run; choose another run_dir")
         if owner not in (None, run_id):
             raise RunDirectoryError(
-                f"run_dir={self.path}: belongs to another configuration (run {owner}, this is {run_id}); "
-                f"choose another run_dir, or leave it out to have one made from the configuration"
+                f"run_dir={self.path}: belongs to another configuration (run {owner}, this is {run_id})"
+                f"{self._differences(params)}; choose another run_dir, or leave it out to have one made from the "
+                "configuration"
             )
         if fresh:
-            self._clear()
-        attempts = self.status().get("attempts", 0) + 1
-        self.update(run_id=run_id, attempts=attempts, pid=os.getpid(), error=None)  # first: it makes the folder ours
+            self.clear()
+        before = self.status()
+        self.update(  # first: it makes the folder ours
+            run_id=run_id,
+            state="running",
+            started=time.time(),
+            attempts=before.get("attempts", 0) + 1,
+            pid=os.getpid(),
+            host=platform.node(),
+            job=f"slurm {slurm_job()}" if slurm_job() else f"process {os.getpid()}",
+            slurm_job_id=slurm_job(),
+            error=None,
+            reason=None,
+        )
+        self._reserve.write_bytes(bytes(RESERVE))
+        self.describe(run_id=run_id, params=dict(params or {}))
         for folder in (self.checkpoints, self.rows, self.pictures):
             folder.mkdir(exist_ok=True)
-        write_atomic(self.path / "config.yaml", config)
+        write_atomic(self.path / "config.yaml", redact(config))
         self.forget_after(math.inf)
         (self.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
         write_atomic(self.path / "provenance.json", json.dumps(provenance(), indent=1))
@@ -163,11 +230,16 @@ class RunDirectory:
         kept = [json.dumps(e) for e in self.metrics() if e["epoch"] <= epoch]
         write_atomic(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
-    def _clear(self) -> None:
+    def _differences(self, params: Mapping[str, Any] | None) -> str:
+        known = self.description().get("params", {})
+        return f": {text}" if params and known and (text := show_differences(known, params)) else ""
+
+    def clear(self) -> None:
         """Removes what a run writes, and nothing else that somebody may have put here. The log goes on."""
-        for name in ("status.json", "metrics.jsonl", "split.csv", "provenance.json", "config.yaml", "error.txt"):
+        names = "status.json run.json metrics.jsonl split.csv provenance.json config.yaml error.txt"
+        for name in names.split():
             (self.path / name).unlink(missing_ok=True)
-        written = ("checkpoints/*.pt", "rows/*.csv", "rows/*.parquet", "pictures/*/*.png")
+        written = ("checkpoints/*.pt", "checkpoints/.*.pt", "rows/*.csv", "rows/*.parquet", "pictures/*/*.png")
         for file in (file for pattern in written for file in self.path.glob(pattern)):
             file.unlink()
 
@@ -181,7 +253,7 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "command": sys.argv,
+        "command": [redact(argument) for argument in sys.argv],
         "revision": git_revision(),
         "packages": versions,
         "python": platform.python_version(),
@@ -189,12 +261,3 @@ def provenance() -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
     }
-
-
-def git_revision() -> str:
-    """The commit of the code, with `-dirty` behind it where files differ from it; `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -104,7 +104,7 @@ def test_fresh_removes_what_a_run_writes_and_nothing_else(directory: RunDirector
     assert [name for name in foreign if not (directory.path / name).exists()] == []
     assert (directory.path / "run.log").read_text() == "first attempt\n"
     status = directory.status()
-    assert (status["attempts"], status["state"]) == (1, "new")
+    assert (status["attempts"], status["state"]) == (1, "running")
     assert "data" not in status
     assert "mlflow_run_id" not in status
 

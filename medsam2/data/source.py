@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -139,4 +140,7 @@ class _Groups(TorchDataset[int]):
 
 def start_worker(worker_id: int) -> None:
     """What every worker process does first."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        # a terminal and SLURM signal the whole group: the run decides, and its workers end with it
+        signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)  # a forked OpenMP pool can deadlock, and workers are the parallelism already

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,9 +24,11 @@ from medsam2.evaluation.pictures import draw_cases, save_picture
 from medsam2.evaluation.rows import Row, save_rows, summarise
 from medsam2.methods.base import Method
 from medsam2.runs import RunDirectory
+from medsam2.training.checkpoint import Checkpoints
 from medsam2.training.memory import Usage, explain_oom, explained, survey
 from medsam2.training.precision import Runtime
 from medsam2.training.progress import progress_bar
+from medsam2.training.stop import Stop
 from medsam2.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -78,6 +81,12 @@ class Parts:
     batch_size: int
     num_workers: int
     seed: int
+    stop: Stop = field(default_factory=Stop)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        params, tracker_id = self.directory.description().get("params"), self.directory.status().get("mlflow_run_id")
+        return Checkpoints(self.directory.checkpoints, self.run_id, params, tracker_id)
 
     def cases(self, split: str) -> PromptedCases:
         """The cases of a split as they are evaluated: fixed prompts, no transforms."""
@@ -105,6 +114,7 @@ class Parts:
         log.info("preparing %d of %d cases for %d px into %s", count, len(records), self.image_size, self.cache.folder)
         with progress_bar("preparing", len(groups)) as advance:
             for _ in prepare_groups(source, groups, self.num_workers):
+                self.stop.check()
                 advance()
         log.info("prepared in %.0f s", time.time() - start)
 
@@ -123,7 +133,14 @@ class Parts:
         """The rows of a phase with the method as it is now. Raises OutOfMemory naming the settings to lower."""
         runtime = self.runtime
         with explained(lambda reason: explain_oom(self._survey(), phase, reason)):
-            return self.evaluator.evaluate(self.method, loader, phase, runtime.device, runtime.autocast, self.support)
+            batches = self._until_stopped(loader)
+            return self.evaluator.evaluate(self.method, batches, phase, runtime.device, runtime.autocast, self.support)
+
+    def _until_stopped(self, loader: DataLoader[Sample]) -> Iterator[Any]:
+        """An evaluation leaves between two batches: what it has computed is computed again."""
+        for batch in loader:
+            self.stop.check()
+            yield batch
 
     def _survey(self) -> Usage:
         return survey(

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from medsam2.evaluation.rows import load_rows, save_rows, summarise
 from medsam2.modeling.lora import merge_lora
 from medsam2.tasks.parts import Outcome, Parts
-from medsam2.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
         log.info("epoch %d: %s %.4f", epoch, parts.trainer.monitor, summary.get(parts.trainer.monitor, float("nan")))
         return summary
 
-    checkpoints = Checkpoints(parts.directory.checkpoints, parts.run_id)
+    checkpoints = parts.checkpoints
     progress = parts.trainer.fit(
         parts.method,
         parts.optimizer,
@@ -45,6 +44,7 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
         parts.runtime,
         checkpoints,
         parts.logger,
+        parts.stop,
     )
     merge_lora(parts.method.model)  # the best weights are stored under the network's own names
     parts.method.model.load_state_dict(checkpoints.load_best())
@@ -62,7 +62,7 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
 
 def _zero_shot(parts: Parts) -> dict[str, float]:
     """The test score before training; a resumed run finds it in its rows, for its weights have moved on."""
-    if (parts.directory.checkpoints / "last.pt").exists():
+    if parts.checkpoints.exist():
         return summarise(load_rows(parts.directory.rows, "zero_shot"), "zero_shot")
     parts.logger.forget_after(-1)  # an earlier attempt that left no checkpoint
     _, summary = parts.score(parts.loader(parts.cases("test")), "zero_shot", 0)

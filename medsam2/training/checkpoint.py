@@ -1,14 +1,31 @@
-"""Training state on disk: written to a temporary name, then renamed, so that a kill leaves the old file whole."""
+"""Training state on disk: whatever kills the process, at whatever moment, a whole file of the run's own is there.
+
+A file is written to a temporary name and renamed when the disk has it; the one before is kept beside it. Files are zip
+archives with a CRC-32 of every record, which torch.save writes and torch.load does not look at: we do.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import random
+import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from medsam2.files import fsync_folder, show_differences
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+SPARE = 32 << 20  # bytes that stay free beside a checkpoint, for rows, logs and what others write meanwhile
 
 
 @dataclass
@@ -39,66 +56,149 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that was cut off or changed on the disk."""
+
+
+class DiskFull(OSError):
+    """There is no room for a checkpoint; the ones before are untouched."""
+
+
 class Checkpoints:
-    """`last.pt` (everything needed to go on) and `best.pt` (weights of the best epoch) in one folder.
+    """`last.pt` and `previous.pt` (everything needed to go on), `best.pt` (weights of the best epoch) in one folder.
 
     Args:
         folder: made by the caller.
         run_id: written into each file; a file of another run is refused.
+        params: the run's identity, flat, so that a refusal can name what differs.
+        tracker_id: the tracker's own id of the run.
     """
 
-    def __init__(self, folder: Path, run_id: str):
+    def __init__(
+        self, folder: Path, run_id: str, params: Mapping[str, Any] | None = None, tracker_id: str | None = None
+    ):
         self.folder = folder
         self.run_id = run_id
+        self.params = {key: str(value) for key, value in (params or {}).items()}
+        self.tracker_id = tracker_id
+
+    def exist(self) -> bool:
+        """Whether there is a state to go on from."""
+        return any((self.folder / name).exists() for name in (LAST, PREVIOUS))
 
     def save_last(self, state: dict[str, Any], progress: Progress) -> None:
-        self._save("last.pt", state | {"progress": asdict(progress), "rng": _rng_state()})
+        """Replaces last.pt, which becomes previous.pt. Raises DiskFull."""
+        state = state | {"progress": asdict(progress), "rng": _rng_state(), "tracker_id": self.tracker_id}
+        self._save(LAST, state, keep=PREVIOUS)
 
     def save_best(self, weights: dict[str, torch.Tensor], epoch: int) -> None:
-        self._save("best.pt", {"model": weights, "epoch": epoch})
+        """Replaces best.pt. Raises DiskFull."""
+        self._save(BEST, {"model": weights, "epoch": epoch})
 
     def load_last(self) -> tuple[dict[str, Any], Progress] | None:
-        """The state to go on from, with the global generators set back to it; None where there is none."""
-        if not (self.folder / "last.pt").exists():
+        """The state to go on from, with the global generators set back to it; None where there is none.
+
+        A damaged last.pt is passed over for previous.pt: what came after it is computed again.
+
+        Raises:
+            CheckpointError: a file of another run; all that is there is damaged.
+        """
+        state, damage = None, None
+        for name in (LAST, PREVIOUS):
+            if state is None and (self.folder / name).exists():
+                try:
+                    state = self._load(name)
+                except DamagedCheckpoint as error:
+                    log.warning("%s", error)
+                    damage = error
+        if state is None:
+            if damage is not None:
+                raise CheckpointError(f"{damage}; there is no other one: start the run again with force=true")
             return None
-        state = self._load("last.pt")
         _set_rng_state(state.pop("rng"))
         return state, Progress(**state.pop("progress"))
 
     def load_best(self) -> dict[str, torch.Tensor]:
-        weights: dict[str, torch.Tensor] = self._load("best.pt")["model"]
+        """Raises CheckpointError for a file that is damaged, missing or another run's."""
+        weights: dict[str, torch.Tensor] = self._load(BEST)["model"]
         return weights
 
-    def _save(self, name: str, state: dict[str, Any]) -> None:
+    def _save(self, name: str, state: dict[str, Any], keep: str | None = None) -> None:
         path = self.folder / name
         temporary = path.with_name(f".{name}")  # one name: what a kill leaves is overwritten by the next save
+        self._check_space(path)
         try:
             with temporary.open("wb") as file:
-                torch.save(state | {"run_id": self.run_id}, file)
+                torch.save(state | {"run_id": self.run_id, "params": self.params}, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                os.replace(path, path.with_name(keep))
             os.replace(temporary, path)
-        finally:
+            fsync_folder(self.folder)
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
             temporary.unlink(missing_ok=True)
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if full or (isinstance(error, RuntimeError) and shutil.disk_usage(self.folder).free < SPARE):
+                raise self._full(path) from error
+            raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _check_space(self, path: Path) -> None:
+        """A new file is as large as the last one of its name; before the first, only the spare is asked for."""
+        size = path.stat().st_size if path.exists() else 0
+        if shutil.disk_usage(self.folder).free < size + SPARE:
+            raise self._full(path, size)
+
+    def _full(self, path: Path, size: int = 0) -> DiskFull:
+        free = shutil.disk_usage(self.folder).free / 2**20
+        return DiskFull(
+            errno.ENOSPC,
+            f"no room for a checkpoint: {free:.0f} MiB are free, {(size + SPARE) / 2**20:.0f} MiB are wanted; "
+            "make room and give the same command again: it goes on from the checkpoint before",
+            str(path),
+        )
 
     def _load(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"checksum of {broken} is wrong")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make the unpickler raise almost anything
             reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise CheckpointError(f"{path}: cannot be read ({reason}); start the run again with force=true") from error
+            raise DamagedCheckpoint(f"{path}: cannot be read ({reason})") from error
+        params = state.pop("params", {})
         if state.pop("run_id", None) != self.run_id:
-            raise CheckpointError(f"{path}: belongs to another configuration; start the run again with force=true")
+            differences = show_differences(params, self.params)
+            raise CheckpointError(
+                f"{path}: belongs to another configuration{f': {differences}' if differences else ''}; "
+                "start the run again with force=true"
+            )
         return state
 
 
 def _rng_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    """Every global generator, in types that a weights-only load takes."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(words), gauss],
+        "numpy": [str(kind), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+    }
 
 
 def _set_rng_state(state: dict[str, Any]) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -24,6 +24,7 @@ from medsam2.training.ema import EMA
 from medsam2.training.memory import explain_oom, explained, survey
 from medsam2.training.precision import Runtime
 from medsam2.training.progress import progress_bar
+from medsam2.training.stop import Stop
 from medsam2.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -58,9 +59,11 @@ class Fit:
         runtime: Runtime,
         checkpoints: Checkpoints,
         logger: Logger,
+        stop: Stop,
     ):
         self.trainer, self.method, self.optimizer, self.scheduler = trainer, method, optimizer, scheduler
         self.loader, self.runtime, self.checkpoints, self.logger = loader, runtime, checkpoints, logger
+        self.stop = stop
         if trainer.legacy_bf16_weights:
             log.warning("trainer.legacy_bf16_weights: a step of less than 0.2 to 0.4 % of a weight is lost")
             round_to_bf16(method.model.parameters())
@@ -168,8 +171,11 @@ class Fit:
         if progress.batch % self.trainer.accumulate == 0 or progress.batch == total:
             self._step(progress, place)
             # only here: gradients that are still being accumulated are in no checkpoint
-            if time.monotonic() - self.saved > 60 * self.trainer.checkpoint_minutes:
+            asked = self.stop.requested
+            if asked or time.monotonic() - self.saved > 60 * self.trainer.checkpoint_minutes:
                 self.save(progress)
+            if asked:
+                self.stop.leave()
 
     def _group_size(self, batch: int, total: int) -> int:
         """How many batches share the optimiser step that batch number `batch` (from 1) belongs to."""

@@ -19,6 +19,7 @@ from medsam2.methods.base import Method
 from medsam2.training.checkpoint import Checkpoints, Progress
 from medsam2.training.fit import Fit, Logger
 from medsam2.training.precision import Precision, Runtime
+from medsam2.training.stop import Stop
 
 Validate = Callable[[int], Mapping[str, float]]
 
@@ -90,11 +91,13 @@ class Trainer:
         runtime: Runtime,
         checkpoints: Checkpoints,
         logger: Logger,
+        stop: Stop | None = None,
     ) -> Progress:
         """Trains from where the checkpoints are to `max_epochs`.
 
         Args:
             validate: computes and logs the metrics of an epoch, `monitor` among them.
+            stop: asked after every optimiser step; where a signal came, the state is saved first.
 
         Returns:
             How far it came, with the best value and its epoch.
@@ -102,10 +105,12 @@ class Trainer:
         Raises:
             NonFiniteLoss: names the epoch, the batch's case ids, the loss terms and the gradient norms.
             OutOfMemory: names the settings to lower and what each would save.
-            CheckpointError: there is a `last.pt` that cannot be read.
+            Preempted: `stop` was asked to leave, and everything is saved.
+            DiskFull: no room for a checkpoint; the ones before are whole.
+            CheckpointError: there are checkpoints, and none that can be read.
             ValueError: a monitor that is no metric, an ema outside 0..1.
         """
-        fit = Fit(self, method, optimizer, scheduler, loader, runtime, checkpoints, logger)
+        fit = Fit(self, method, optimizer, scheduler, loader, runtime, checkpoints, logger, stop or Stop())
         progress = fit.resume()
         if progress.epoch < 0:
             progress.epoch = 0

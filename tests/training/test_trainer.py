@@ -726,12 +726,27 @@ def test_a_checkpoint_of_another_run_is_refused(fit: Callable[..., Fit]) -> None
     assert equal(weights(other.method), weights(PixelMethod()))
 
 
-def test_a_truncated_checkpoint_is_an_error_not_a_new_start(fit: Callable[..., Fit]) -> None:
+def test_after_a_damaged_checkpoint_the_one_before_goes_on_and_ends_as_the_uninterrupted_run(
+    fit: Callable[..., Fit],
+) -> None:
+    whole = fit()
+    whole(max_epochs=2)
+    file = whole.folder / "checkpoints" / "last.pt"
+    file.write_bytes(file.read_bytes()[:-200])
+    before = whole.metrics
+    again = fit()
+    again(max_epochs=2)
+    assert equal(weights(again.method), weights(whole.method))
+    assert again.metrics == before
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_started_anew(fit: Callable[..., Fit]) -> None:
     run = fit()
     run(max_epochs=1)
-    file = run.folder / "checkpoints" / "last.pt"
-    file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match=r"last\.pt: cannot be read"):
+    for name in ("last.pt", "previous.pt"):
+        file = run.folder / "checkpoints" / name
+        file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match=r"previous\.pt: cannot be read .* force=true"):
         fit(scores=lambda epoch: pytest.fail("started again"))(max_epochs=1)
 
 
