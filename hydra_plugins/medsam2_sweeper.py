@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import flag_override
+
+if TYPE_CHECKING:
+    from medsam2.sweep import Job
 
 
 class GridSweeper(BasicSweeper):
@@ -18,20 +22,27 @@ class GridSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        from medsam2.sweep import Job, run_sweep
+        from medsam2.sweep import run_sweep
+
+        assert self.launcher
+        parsed = self.parse(arguments)
+        axes = [o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()]
+        jobs = [self.compose(overrides) for batch in self.split_arguments(parsed, None) for overrides in batch]
+        return run_sweep(jobs, axes, self.launcher, batch_size=self.max_batch_size)
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """`hydra.sweeper.params` and the command line."""
+        assert self.hydra_context
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides([*self._parse_config(), *arguments])
+
+    def compose(self, overrides: Sequence[str]) -> Job:
+        """The job of one list of overrides, with its config as its own function gets it."""
+        from medsam2.sweep import Job
 
         assert self.hydra_context
         assert self.config
-        assert self.launcher
-        loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
-        axes = [o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()]
-        jobs = []
-        for batch in self.split_arguments(parsed, None):
-            for overrides in batch:
-                cfg = loader.load_sweep_config(self.config, list(overrides))
-                with flag_override(cfg, ["readonly", "struct"], False):
-                    del cfg["hydra"]  # as a job's own function gets it
-                jobs.append(Job(overrides=tuple(overrides), cfg=cfg))
-        here = isinstance(self.launcher, BasicLauncher)
-        return run_sweep(jobs, axes, self.launcher.launch, batch_size=self.max_batch_size, here=here)
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with flag_override(cfg, ["readonly", "struct"], False):
+            del cfg["hydra"]
+        return Job(tuple(overrides), cfg)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from medsam2.code import code_hash
 from medsam2.runs import RunDirectory
 from medsam2.sweep import Job, run_sweep
 from medsam2.tracking.mlflow import MlflowTracker
 from tests.conftest import Compose
 
-SWEEP_KEYS = ("++job.sweep", "++job.parent_run_id")
+SWEEP_KEYS = ("++job.", "force=false")
 
 
 @dataclass
@@ -25,10 +26,11 @@ class Launcher:
     jobs: Sequence[Job]
     ends: dict[str, str] = field(default_factory=dict)  # override -> state, where not finished
     raises: BaseException | None = None
+    here: bool = True
     calls: list[list[str]] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
 
-    def __call__(self, batch: Sequence[Sequence[str]], initial_job_idx: int) -> list[float]:
+    def launch(self, batch: Sequence[Sequence[str]], initial_job_idx: int) -> list[float]:
         self.indices.append(initial_job_idx)
         results = []
         for overrides in batch:
@@ -72,7 +74,7 @@ def test_every_job_runs_and_the_table_follows(
 ) -> None:
     some = jobs(*(f"optim.lr={lr} seed={seed}" for lr in ("1e-3", "1e-4") for seed in (0, 1)))
     launch = Launcher(some)
-    assert run_sweep(some, ["optim.lr", "seed"], launch) == [0.8] * 4
+    assert run_sweep(some, ["optim.lr", "seed"], launch) == [0.8, 0.81, 0.8, 0.81]
     assert plain(launch.calls) == [" ".join(j.overrides) for j in some]
     assert launch.indices == [0]
     assert table(tmp_path) == [
@@ -86,7 +88,9 @@ def test_every_job_runs_and_the_table_follows(
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["axes"] == ["optim.lr", "seed"]
     assert [j["run_id"] for j in manifest["jobs"]] == [j.cfg.run_id for j in some]
-    assert {o for call in launch.calls for o in call if o.startswith(SWEEP_KEYS)} == {f"++job.sweep={folder.name}"}
+    extra = {f"++job.sweep={folder.name}", f"++job.code={code_hash()}", "force=false"}
+    assert {o for call in launch.calls for o in call if o.startswith(SWEEP_KEYS)} == extra
+    assert (manifest["code"], manifest["state"], manifest["study"]) == (code_hash(), "finished", "medsam2")
 
 
 def test_combinations_that_are_the_same_run_run_once(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_the_same_sweep_again_launches_nothing(jobs: Callable[..., list[Job]], t
     run_sweep(jobs("seed=0", "seed=1"), ["seed"], Launcher(jobs("seed=0", "seed=1")))
     before = table(tmp_path)
     launch = Launcher([], raises=AssertionError("launched"))
-    assert run_sweep(jobs("seed=0", "seed=1"), ["seed"], launch) == []
+    assert run_sweep(jobs("seed=0", "seed=1"), ["seed"], launch) == [0.8, 0.81]
     assert launch.calls == []
     assert table(tmp_path) == before
 
@@ -187,7 +191,7 @@ def test_a_failed_job_is_named_after_the_table(
     assert table(tmp_path)[2] == "| sam2_nano | 2/3 | 0.810 ± 0.014 (2) |"
     assert "0.810 ± 0.014 (2)" in capsys.readouterr().out
     (message,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
-    assert message == f"failed: seed=1: ValueError: no luck ({some[1].directory.path})"
+    assert message == f"failed (error): seed=1: ValueError: no luck ({some[1].directory.path})"
 
 
 @pytest.mark.parametrize("state", ["running", "interrupted", "lost"])
@@ -212,11 +216,12 @@ def test_an_interrupt_prints_the_table_and_ends_with_130(jobs: Callable[..., lis
 
 
 def test_an_error_of_the_launcher_is_not_hidden_and_the_table_is_there(
-    jobs: Callable[..., list[Job]], tmp_path: Path
+    jobs: Callable[..., list[Job]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     some = jobs("seed=0", "seed=1")
-    with pytest.raises(OSError, match="sbatch not found"):
+    with pytest.raises(SystemExit):
         run_sweep(some, ["seed"], Launcher(some, raises=OSError("sbatch not found")))
+    assert "OSError: sbatch not found" in caplog.text
     assert table(tmp_path)[2] == "| sam2_nano | 1/2 | 0.800 (1) |"
 
 
@@ -301,6 +306,6 @@ def test_the_device_is_looked_for_where_the_jobs_run(jobs: Callable[..., list[Jo
     gpu = jobs("seed=0 device=cuda:7")
     with pytest.raises(SystemExit):
         run_sweep(gpu, ["seed"], Launcher(gpu))
-    launch = Launcher(gpu)
-    run_sweep(gpu, ["seed"], launch, here=False)
+    launch = Launcher(gpu, here=False)
+    run_sweep(gpu, ["seed"], launch)
     assert len(launch.calls) == 1

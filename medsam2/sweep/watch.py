@@ -1,0 +1,160 @@
+"""Waiting for jobs without depending on any of them: their run directories say how they stand, launchers only whether
+they may still come back. A job that another sweep runs is waited for, and taken over if its process dies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medsam2.launch.base import Handle, Starter
+from medsam2.manifest import Manifest
+from medsam2.runs import ENDED, RunBusy
+from medsam2.sweep.jobs import Job
+from medsam2.sweep.report import own_status
+
+log = logging.getLogger("medsam2.sweep")
+
+INTERVAL = 0.25  # seconds between two looks; on a cluster the launcher asks its queue less often
+
+
+@dataclass(eq=False)
+class Watched:
+    """A job on its way. Without a handle it is in the hands of another process, or of nobody any more."""
+
+    job: Job
+    handle: Handle | None = None
+    mine: bool = False  # this sweep gave it to its launcher
+
+
+class Watch:
+    """The jobs of one sweep that have not ended.
+
+    Args:
+        launcher: Hydra's; one that offers `start` is watched, another blocks until its jobs have ended.
+        extra: overrides that every job gets beside its own.
+        manifest: where it is stored what each job was given to.
+    """
+
+    def __init__(self, launcher: Any, extra: Sequence[str], manifest: Manifest):
+        self.launcher = launcher
+        self.starter: Starter | None = launcher if hasattr(launcher, "start") else None
+        self.extra = list(extra)
+        self.manifest = manifest
+        self.labels = manifest.labels()
+        self.watched: list[Watched] = []
+        self.number = 0
+
+    @property
+    def active(self) -> int:
+        return len(self.watched)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Gives jobs to the launcher. Those that another process is computing are only waited for."""
+        entries = [Watched(job) for job in jobs]
+        mine = [entry for entry in entries if not self._elsewhere(entry.job)]
+        self.watched += entries
+        self._launch(mine)
+
+    def _launch(self, entries: Sequence[Watched]) -> None:
+        for entry in entries:
+            entry.mine = True
+            _queue(entry.job)
+        commands = [[*entry.job.overrides, *self.extra, "force=false"] for entry in entries]
+        first, self.number = self.number, self.number + len(commands)
+        if not commands:
+            return
+        if self.starter is None:
+            try:
+                self.launcher.launch(commands, initial_job_idx=first)
+            except Exception as error:  # submitit's launchers raise for one lost job and drop what the others returned
+                log.error("the launcher gave up: %s: %s", type(error).__name__, error)
+            return
+        try:
+            handles = self.starter.start(commands, first)
+        except Exception as error:
+            log.error("the launcher could not start %d jobs: %s: %s", len(commands), type(error).__name__, error)
+            raise SystemExit(1) from None
+        for entry, handle in zip(entries, handles, strict=True):
+            entry.handle = handle
+            self.labels[entry.job.cfg.run_id] = handle.label
+        if self.starter.stays:
+            self.manifest.note_jobs(self.labels)
+
+    def poll(self) -> list[tuple[Job, dict[str, Any]]]:
+        """The jobs that have ended since the last call, with their status. One that nobody runs is started."""
+        ended, lost = [], []
+        for entry in list(self.watched):
+            status = own_status(entry.job)
+            how = entry.handle.ended() if entry.handle else None
+            if entry.job.directory.status()["state"] in ENDED or status.get("reason") == "config":
+                ended.append((entry, status))
+            elif entry.handle is not None and how is None:
+                continue
+            elif self._elsewhere(entry.job):  # ours, if there was one, found it busy and left
+                entry.handle, entry.mine = None, False
+            elif not entry.mine:  # whoever had it is gone
+                lost.append(entry)
+            else:
+                ended.append((entry, self._after(entry.job, status, how)))
+        for entry, _ in ended:
+            self.watched.remove(entry)
+        self._launch(lost)
+        return [(entry.job, status) for entry, status in ended]
+
+    def wait(self, look: Callable[[list[tuple[Job, dict[str, Any]]]], None]) -> None:
+        """Polls until no job is left; `look` is called with what has ended, also when nothing has."""
+        while self.watched:
+            look(self.poll())
+            if self.watched:
+                time.sleep(INTERVAL)
+
+    def stop(self) -> None:
+        """Asks the jobs that end with this process to end, and waits for them."""
+        if self.starter is None or self.starter.stays:
+            return
+        handles = [entry.handle for entry in self.watched if entry.handle]
+        for handle in handles:
+            handle.cancel()
+        while any(handle.ended() is None for handle in handles):
+            time.sleep(INTERVAL)
+
+    def close(self) -> None:
+        if self.starter is not None:
+            self.starter.close()
+
+    def _elsewhere(self, job: Job) -> bool:
+        """Whether another process has the job: it runs, or it waits in a queue since an earlier command."""
+        if job.directory.held():
+            return True
+        label = self.labels.get(job.cfg.run_id, "")
+        queued = job.directory.status()["state"] in ("queued", "running", "preempted") and label.startswith("slurm ")
+        own = any(entry.job is job and entry.handle for entry in self.watched)
+        return queued and not own and self.starter is not None and self.starter.alive(label.removeprefix("slurm "))
+
+    def _after(self, job: Job, status: dict[str, Any], how: str | None) -> dict[str, Any]:
+        """How a job stands whose process is gone and has left no last word; a kill is put on record here."""
+        if status["state"] in ("preempted", "interrupted"):
+            return status
+        began = "without a word" if status["state"] == "failed" else "before the run began"
+        error = f"{self.labels.get(job.cfg.run_id, 'the job')} ended {began}{f' ({how})' if how else ''}"
+        error += "; killed by somebody, or by the system for want of memory" if how == "signal 9" else ""
+        error += "; the same command goes on with it"
+        job.directory.update(run_id=job.cfg.run_id, state="failed", reason="killed", error=error)
+        return job.directory.status()
+
+
+def _queue(job: Job) -> None:
+    """Puts on record that the job waits. With force, what there is of it goes now, and not again when requeued."""
+    directory = job.directory
+    try:
+        with directory.claim(wait=0.0):
+            if directory.status().get("run_id", job.cfg.run_id) != job.cfg.run_id:
+                return  # the job itself will say that the folder is another run's
+            if job.cfg.force:
+                directory.clear()
+            directory.update(run_id=job.cfg.run_id, state="queued", reason=None, error=None, submitted=time.time())
+    except RunBusy:
+        return
