@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medsam2.files import write_atomic
+
+
+def short_name(overrides: Sequence[str], axes: Sequence[str]) -> str:
+    """What tells a job from the others of its sweep: `model=sam2_s seed=1`; all of it where nothing is swept."""
+    swept = [o for o in overrides if o.lstrip("+").partition("=")[0] in axes]
+    return " ".join(swept or overrides)
 
 
 class Manifest:

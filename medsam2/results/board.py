@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from medsam2.manifest import Manifest
+from medsam2.manifest import Manifest, short_name
 from medsam2.runs import RunDirectory
 
 log = logging.getLogger("medsam2.sweep")
@@ -23,16 +23,16 @@ COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "preempted":
 
 
 def survey(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
-    """Each job's overrides and its status as it really is, with `epoch` and where it was given to as `job`."""
-    found = []
-    for entry in manifest.read().get("jobs", []):
+    """Each job's name in its sweep and its status as it really is, with `epoch` and where it was given to as `job`."""
+    found, content = [], manifest.read()
+    for entry in content.get("jobs", []):
         directory = RunDirectory(Path(entry["run_dir"]))
         status = directory.look()
         if status.get("run_id") not in (None, entry["run_id"]):
             status = {"state": "failed", "reason": "config", "error": "its folder belongs to another run"}
         last = directory.metrics()[-1:]
         here = {"epoch": last[0]["epoch"]} if last else {}
-        found.append((" ".join(entry["overrides"]), here | {"job": entry.get("job")} | status))
+        found.append((short_name(entry["overrides"], content["axes"]), here | {"job": entry.get("job")} | status))
     return found
 
 

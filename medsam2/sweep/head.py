@@ -17,7 +17,7 @@ from medsam2.code import code_hash, git_revision
 from medsam2.config import environment_path
 from medsam2.config_check import is_command
 from medsam2.experiment import build_tracker
-from medsam2.manifest import Manifest
+from medsam2.manifest import Manifest, short_name
 from medsam2.redact import protect_logging, redact
 from medsam2.results.board import Board
 from medsam2.sweep.jobs import Job, check_all, unique
@@ -58,7 +58,7 @@ def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launcher: Any, batch_siz
         with board:
             for i in range(0, len(waiting), size):
                 watch.start(waiting[i : i + size])
-            watch.wait(lambda ended: board.show([(job.name, status) for job, status in ended]))
+            watch.wait(lambda ended: board.show([(short_name(job.overrides, axes), status) for job, status in ended]))
     except KeyboardInterrupt:
         code = 130
         watch.stop()

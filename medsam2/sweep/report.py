@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam2.manifest import Manifest
+from medsam2.manifest import Manifest, short_name
 from medsam2.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
     """
     from medsam2.results.table import build_table, print_table, save_table, split_structures
 
+    def name_of(job: Job) -> str:
+        return short_name(job.overrides, axes)
+
     states = [(job, own_status(job)) for job in jobs]
     runs = [_table_run(job, status, axes) for job, status in states]
     frame, structures = build_table(runs), build_table(split_structures(runs))
@@ -35,9 +38,9 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
     unfinished = [(job, status) for job, status in states if status["state"] not in ("failed", "finished", "pruned")]
     for job, status in failed:
         reason = status.get("reason") or "error"
-        log.error("failed (%s): %s: %s (%s)", reason, job.name, status["error"], job.directory.path)
+        log.error("failed (%s): %s: %s (%s)", reason, name_of(job), status["error"], job.directory.path)
     for job, status in unfinished:
-        log.warning("%s: %s (the same command goes on with it)", status["state"], job.name)
+        log.warning("%s: %s (the same command goes on with it)", status["state"], name_of(job))
     log.info("table: %s", manifest.folder / "table.csv")
     state = "failed" if failed else "interrupted" if unfinished else "finished"
     manifest.update(state=state)
