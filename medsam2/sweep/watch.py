@@ -89,6 +89,8 @@ class Watch:
         for entry in list(self.watched):
             status = own_status(entry.job)
             how = entry.handle.ended() if entry.handle else None
+            if entry.handle:
+                self.labels[entry.job.cfg.run_id] = entry.handle.label
             if entry.job.directory.status()["state"] in ENDED or status.get("reason") == "config":
                 ended.append((entry, status))
             elif entry.handle is not None and how is None:
