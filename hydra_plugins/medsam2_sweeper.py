@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from omegaconf import flag_override
 
 if TYPE_CHECKING:
     from medsam2.sweep import Job
+
+log = logging.getLogger("medsam2.sweep")
 
 
 class GridSweeper(BasicSweeper):
@@ -26,6 +29,10 @@ class GridSweeper(BasicSweeper):
 
         assert self.launcher
         parsed = self.parse(arguments)
+        if intervals := [str(o.input_line) for o in parsed if o.is_interval_sweep()]:
+            remedy = "a grid has no intervals; give values, or search with hydra/sweeper=optuna"
+            log.error("%s: %s", ", ".join(intervals), remedy)
+            raise SystemExit(1)
         axes = [o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()]
         jobs = [self.compose(overrides) for batch in self.split_arguments(parsed, None) for overrides in batch]
         return run_sweep(jobs, axes, self.launcher, batch_size=self.max_batch_size)
@@ -45,4 +52,5 @@ class GridSweeper(BasicSweeper):
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with flag_override(cfg, ["readonly", "struct"], False):
             del cfg["hydra"]
+            cfg.run_id, cfg.run_dir = cfg.run_id, cfg.run_dir  # hashed once, not at every look at the job
         return Job(tuple(overrides), cfg)

@@ -31,7 +31,9 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
     def validate(epoch: int) -> Mapping[str, float]:
         summary = summarise(parts.rows(val_loader, "val"), "val")
         parts.logger.log_metrics(summary, epoch)
-        log.info("epoch %d: %s %.4f", epoch, parts.trainer.monitor, summary.get(parts.trainer.monitor, float("nan")))
+        value = summary.get(parts.trainer.monitor, float("nan"))
+        log.info("epoch %d: %s %.4f", epoch, parts.trainer.monitor, value)
+        parts.judge(epoch, value)
         return summary
 
     checkpoints = parts.checkpoints

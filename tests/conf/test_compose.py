@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from medsam2.config import PROJECT, group_help, register_resolvers
 from medsam2.config_bind import target_problems
 from medsam2.config_check import range_problems, unknown_keys
+from medsam2.search.space import parse_space
 
 CONF = PROJECT / "conf"
 GOLDEN = Path(__file__).parent / "default.yaml"
@@ -71,17 +73,23 @@ def test_every_group_leaves_a_choice(group: str) -> None:
 def test_every_job_of_a_sweep_composes_to_a_run_of_its_own(sweep: str) -> None:
     params = compose("config", overrides=[f"sweeps={sweep}"], return_hydra_config=True).hydra.sweeper.params
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
-    axes = [
-        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
-        for o in parsed
-    ]
+    if any(o.is_interval_sweep() for o in parsed):
+        space = parse_space(parsed)
+        jobs = [space.overrides(corner) for corner in space.corners()]
+    else:
+        jobs = list(itertools.product(*map(_values, parsed)))
     run_ids = set()
-    jobs = list(itertools.product(*axes))
     for job in jobs:
         cfg = compose("config", overrides=list(job))
         run_ids.add(cfg.run_id)
         assert problems(cfg) == []
     assert len(run_ids) == len(jobs) > 1
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 @pytest.mark.parametrize("file", sorted((PROJECT / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
