@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PORT   ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow check bench ui clean
+.PHONY: help install run test test-slow test-cluster check bench ui clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed  ## make .venv and install everything into it
 
@@ -23,10 +23,13 @@ run: install  ## fine-tune a pretrained and a random model on the embedded chest
 	$(BIN)/python run.py -m model=litemedsam,sam2_nano dataset=chest_ct
 
 test: install  ## run the tests, less the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster"
 
 test-slow: install  ## run the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+test-cluster: install  ## run sweeps on a SLURM started on this machine (Debian's slurm-wlm and munge, as root)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 check: install  ## lint, types, import layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -47,6 +47,8 @@ class Claim:
             return None
         except (json.JSONDecodeError, OSError):  # being written at this moment, or cut off by a crash
             content, age = {}, _age(self.path)
+        if content.get("job") and content["job"] == slurm_job() and content.get("restart", 0) < _restarts():
+            return None  # this job's own, from before it was requeued to another node
         if content.get("machine") == _machine():
             return content if content["born"] is not None and content["born"] == _born(content["pid"]) else None
         return content if age < STALE else None
@@ -64,7 +66,7 @@ class Claim:
             except FileExistsError:
                 return False
             with os.fdopen(handle, "w") as file:
-                json.dump(me | {"job": slurm_job(), "token": self._token}, file)
+                json.dump(me | {"job": slurm_job(), "restart": _restarts(), "token": self._token}, file)
         self._ended.clear()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return True
@@ -113,6 +115,10 @@ def slurm_job() -> str | None:
     """The SLURM job this process belongs to, `17` or `17_3` in an array; None outside of one."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
 def _age(path: Path) -> float:

@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 NOT_IDENTITY = {
     "hydra", "paths", "tracking", "sweep", "job", "run_id", "run_dir", "num_workers", "num_threads", "device", "force",
     "study", "cache", "dataset.root", "dataset.cache_dir", "model.sha256", "model.strict", "model.tuning.lr",
-    "model.tuning.max_epochs", "trainer.checkpoint_minutes", "metrics.overlays",
+    "model.tuning.max_epochs", "trainer.checkpoint_minutes", "trainer.devices", "metrics.overlays",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,8 +59,9 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
         return unknown + range_problems(plain) + [problem.replace("task.dataset.", "dataset.") for problem in own]
     targets = target_problems(plain)
     found = unknown + range_problems(plain) + targets + tuning_problems(plain) + file_problems(plain)
+    found += share_problems(plain)
     if here:
-        found += device_problems(plain["device"])
+        found += device_problems(plain["device"], _select(plain, "trainer.devices", 1))
     built: dict[str, Any] = {}
     for key in (
         "prompt",
@@ -137,6 +139,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.max_epochs": _COUNT,
     "trainer.val_every": _COUNT,
     "trainer.accumulate": _COUNT,
+    "trainer.devices": _COUNT,
     "trainer.clip_norm": _POSITIVE,
     "trainer.ema": (_number(lambda v: 0 < v < 1), "must be a number above 0 and below 1"),
     "trainer.checkpoint_minutes": _POSITIVE,
@@ -235,11 +238,33 @@ def tuning_problems(plain: Mapping[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------- device, files, data
 
 
-def device_problems(device: Any) -> list[str]:
-    """A device that this machine does not have. `auto` always fits: it takes what is there."""
-    if device == "auto":
+def share_problems(plain: Mapping[str, Any]) -> list[str]:
+    """Why `trainer.devices` cannot share a batch, or cannot compute the same as one of them."""
+    devices, batch, frames = (_select(plain, key) for key in ("trainer.devices", "batch_size", "method.frames"))
+    if not isinstance(devices, int) or devices < 2 or not isinstance(batch, int):
+        return []
+    found, key = [], f"trainer.devices={devices}"
+    samples = max(1, batch // frames) if isinstance(frames, int) and frames > 0 else batch
+    if samples % devices:
+        clips = "" if frames is None else f", {samples} clips of method.frames={frames},"
+        use = devices * (frames or 1)
+        found.append(f"{key}: batch_size={batch}{clips} is shared out equally; use a multiple of batch_size={use}")
+    if _select(plain, "method.policy", "none") != "none":
+        found.append(f"{key}: a memory stream keeps one memory; use trainer.devices=1, or one run per device")
+    for setting, value in (("batch", False), ("reduction", "mean")):
+        if _select(plain, f"loss.{setting}", value) != value:
+            found.append(f"{key}: a loss that is no mean over objects cannot be shared; leave loss.{setting} out")
+    return found
+
+
+def device_problems(device: Any, devices: int = 1) -> list[str]:
+    """A device that this machine does not have, or not so often. `auto` always fits: it takes what is there."""
+    if device == "auto" and devices == 1:
         return []
     import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
 
     try:
         kind = torch.device(device)
@@ -253,7 +278,13 @@ def device_problems(device: Any) -> list[str]:
             return [f"device={device}: torch {torch.__version__} sees no CUDA GPU; use device=auto or device=cpu"]
         if (kind.index or 0) >= count:
             return [f"device={device}: there are {count} GPUs here, numbered from 0"]
+        if devices > 1 and kind.index is not None:
+            return [f"device={device} is one GPU, trainer.devices={devices} are several; use device=cuda"]
+        if devices // int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > count:  # of which each starts one
+            return [f"trainer.devices={devices}: GPUs that are visible here: {count}; ask for more, or use that number"]
         return []
+    if devices > 1:
+        return [f"trainer.devices={devices}: only GPUs of CUDA and processors share a run; use trainer.devices=1"]
     if kind.type == "mps" and torch.backends.mps.is_available():
         return []
     return [f"device={device}: not available on this machine; use device=auto"]

@@ -14,23 +14,27 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from medsam2.build import build_method, build_optimizer
 from medsam2.code import code_hash
-from medsam2.config import environment_path, identity, run_id
+from medsam2.config import environment_path, identity
 from medsam2.config_check import ConfigError, check, is_command
+from medsam2.distributed import rank, world_size
 from medsam2.files import write_atomic
+from medsam2.ranks.tasks import check_tasks, follow, follows, leading, run_ranks
+from medsam2.ranks.worker import Link
 from medsam2.redact import RedactingFormatter, protect_logging, redact
 from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError
-from medsam2.tracking.base import RunInfo, Tracker
+from medsam2.tracking.base import Offline, RunInfo, Tracker
 from medsam2.training.stop import Preempted, Pruned, Stop
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ def run(cfg: DictConfig) -> float:
     to who listened before: submitit requeues the job.
     """
     protect_logging()
+    with flag_override(cfg, ["readonly", "struct"], False):
+        cfg.run_id, cfg.run_dir = cfg.run_id, cfg.run_dir  # once: each look at them would hash the whole config
     stop = Stop(stays=[signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else [])
     try:
         return _call(cfg) if is_command(cfg) else _run_unless_finished(cfg, stop)
@@ -131,15 +137,35 @@ def _call(cfg: DictConfig) -> float:
 
 def _run_unless_finished(cfg: DictConfig, stop: Stop) -> float:
     directory = RunDirectory(environment_path(cfg.run_dir))
-    stored = finished_value(cfg)
-    if stored is not None:
-        log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
-        return stored
-    _check_code(cfg)
-    check(cfg)
-    with directory.claim(wait=0.0 if _in_sweep() else 10.0), stop.listen():
-        stored = finished_value(cfg)  # another process may have finished it while this one looked and waited
-        return _run(cfg, directory, stop) if stored is None else stored
+    check_tasks(cfg.trainer.devices)
+    if follows():
+        return _follow(cfg, directory, stop)
+    with leading(directory.path):
+        return _lead(cfg, directory, stop)
+
+
+def _follow(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
+    """The part of a task of a SLURM job that is not the first, which claims and records the run."""
+    try:
+        with stop.listen():
+            follow(directory.path, _do_share, _pack(cfg, directory), stop)
+    except (Exception, Preempted) as error:
+        log.warning("this task ends: %s", error)
+    return math.nan
+
+
+def _lead(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
+    with stop.listen():
+        stored = finished_value(cfg)
+        if stored is not None:
+            log.info("%s is finished (force=true runs it again): %s", directory.path, summary_line(directory))
+            return stored
+        _check_code(cfg)
+        check(cfg)
+        with directory.claim(wait=0.0 if _in_sweep() else 10.0):
+            stop.check()
+            stored = finished_value(cfg)  # another process may have finished it while this one looked and waited
+            return _run(cfg, directory, stop) if stored is None else stored
 
 
 def _check_code(cfg: DictConfig) -> None:
@@ -152,7 +178,7 @@ def _check_code(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
     config = OmegaConf.to_yaml(cfg, resolve=True)
-    directory.open(run_id(cfg), config, fresh=bool(cfg.force), params=identity(cfg))
+    directory.open(cfg.run_id, config, fresh=bool(cfg.force), params=identity(cfg))
     tracker = build_tracker(cfg)
     with _log_file(directory.path / "run.log"):
         start = time.time() - directory.status().get("seconds", 0.0)
@@ -161,7 +187,6 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
         except BaseException as error:
             state = _state_after(error)
             _record_failure(directory, state, error, time.time() - start)
-            tracker.log_files(directory.path)
             tracker.finish(state)
             if isinstance(error, Pruned):
                 return math.nan
@@ -169,7 +194,6 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
         seconds = time.time() - start
         directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
         log.info("finished in %.0f s: %s", seconds, summary_line(directory))
-        tracker.log_files(directory.path)
         tracker.finish("finished")
     return outcome.value
 
@@ -182,11 +206,38 @@ def _state_after(error: BaseException) -> str:
 
 def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
     dataset, splits = _build_dataset(cfg, directory)
-    tracker_id = tracker.start(_run_info(cfg, directory, splits)) or directory.status().get("mlflow_run_id")
+    directory.describe(**asdict(_run_info(cfg, directory, splits)))
+    tracker_id = tracker.start(directory) or directory.status().get("mlflow_run_id")
     directory.update(state="running", mlflow_run_id=tracker_id)
-    task = instantiate(cfg.task)
-    outcome: Outcome = task(build_parts(cfg, dataset, directory, tracker, stop))
+    if cfg.trainer.devices > 1:
+        devices, packed = cfg.trainer.devices, _pack(cfg, directory)
+        shared: Outcome = run_ranks(directory.path, _do_share, packed, devices, stop, tracker.update)
+        return shared
+    outcome: Outcome = instantiate(cfg.task)(build_parts(cfg, dataset, directory, tracker, stop))
     return outcome
+
+
+def _pack(cfg: DictConfig, directory: RunDirectory) -> tuple[Any, Path]:
+    """What another process needs to take part in a run."""
+    return OmegaConf.to_container(cfg, resolve=True), directory.path
+
+
+def _do_share(link: Link, plain: dict[str, Any], path: Path) -> Outcome:
+    """The task as one of several processes does it, each with all parts on a device of its own."""
+    cfg = OmegaConf.create(plain)
+    parts = build_parts(cfg, instantiate(cfg.dataset), RunDirectory(path), _Told(link), link.stop)
+    outcome: Outcome = instantiate(cfg.task)(parts)
+    return outcome
+
+
+class _Told(Offline):
+    """The tracker of one of several processes: the one that started them has it."""
+
+    def __init__(self, link: Link):
+        self.link = link
+
+    def update(self) -> None:
+        self.link.send("update")
 
 
 def summary_line(directory: RunDirectory) -> str:
@@ -237,8 +288,8 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
         tags=tags | ({"in_sweep": cfg.job.sweep} if cfg.job.sweep else {}),
         dataset=cfg.dataset.name,
         split_hash=splits,
+        begun=directory.description().get("begun", status["started"]),
         parent_run_id=cfg.job.parent_run_id,
-        known_id=status.get("mlflow_run_id"),
     )
 
 
@@ -250,7 +301,7 @@ def build_parts(
 
     from medsam2.data.loader import build_loader
     from medsam2.data.records import of_split
-    from medsam2.tasks.parts import Parts, RunLogger
+    from medsam2.tasks.parts import Parts, RunLogger, unjudged
     from medsam2.training.precision import build_runtime, seed_everything
 
     seed_everything(cfg.seed)
@@ -260,6 +311,8 @@ def build_parts(
     runtime = build_runtime(cfg.device, trainer.precision, trainer.tf32)
     prompt = instantiate(cfg.prompt)
     method = build_method(cfg, dataset.structures, getattr(prompt, "num_tokens", 0))
+    if world_size() > 1 and (method.in_order or getattr(method, "bank", None) is not None):
+        raise ValueError("trainer.devices: this method answers from one memory; use trainer.devices=1")
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
     optimizer = build_optimizer(cfg, method)
@@ -299,6 +352,7 @@ def build_parts(
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         stop=stop or Stop(),
+        judge=instantiate(cfg.job.trial) if cfg.job.trial and rank() == 0 else unjudged,
     )
 
 
@@ -350,6 +404,8 @@ def reason_of(error: BaseException) -> str:
         "MemoryError": "memory",
         "NonFiniteLoss": "non-finite",
         "CodeChanged": "code",
+        "RankKilled": "killed",
+        "RankLost": "killed",
     }
     names = [base.__name__ for base in type(cause).__mro__]  # by name: to import the classes would import torch
     return next((kinds[name] for name in names if name in kinds), "error")

@@ -20,6 +20,7 @@ from typing import Any
 
 from medsam2.claims import Claim, slurm_job
 from medsam2.code import git_revision
+from medsam2.distributed import on_first_rank
 from medsam2.files import show_differences, write_atomic
 from medsam2.redact import redact
 
@@ -81,8 +82,13 @@ class RunDirectory:
 
     def held(self) -> bool:
         """Whether a live process is computing this run."""
-        return self._claim().holder() is not None
+        return self.holder() is not None
 
+    def holder(self) -> dict[str, Any] | None:
+        """The process that is computing this run: host, pid, job (of SLURM); None where there is none alive."""
+        return self._claim().holder()
+
+    @on_first_rank
     def update(self, **entries: Any) -> None:
         """Merges entries into status.json. On a full disk the reserve is given up for it."""
         text = json.dumps(self.status() | entries | {"updated": time.time()}, indent=1)
@@ -98,6 +104,7 @@ class RunDirectory:
     def _reserve(self) -> Path:
         return self.path / ".reserve"
 
+    @on_first_rank
     def describe(self, **entries: Any) -> None:
         """Merges entries into run.json: what the run is, for those who read it without its configuration."""
         write_atomic(self.path / "run.json", json.dumps(self.description() | entries, indent=1, default=str))
@@ -203,6 +210,7 @@ class RunDirectory:
             )
         self.update(device=device, dtype=dtype)
 
+    @on_first_rank
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Appends one line to metrics.jsonl: epoch, seconds since 1970, `phase/metric/structure` values."""
         line = json.dumps({"epoch": epoch, "time": time.time(), "metrics": dict(metrics)})
@@ -223,6 +231,7 @@ class RunDirectory:
                 continue
         return entries
 
+    @on_first_rank
     def forget_after(self, epoch: float) -> None:
         """Drops what was logged after `epoch`, which will be computed again, and a line cut off by a crash."""
         if not (self.path / "metrics.jsonl").exists():

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from medsam2.config_check import NULL_ALLOWED, RULES, ConfigError, check, find_problems, range_problems
+from medsam2.config_check import (
+    NULL_ALLOWED,
+    RULES,
+    ConfigError,
+    check,
+    device_problems,
+    find_problems,
+    range_problems,
+)
 from tests.conftest import Compose
 
 # key: values that must be refused, values that must pass
@@ -53,6 +61,7 @@ CASES: dict[str, tuple[list[Any], list[Any]]] = {
     "trainer.max_epochs": ([0, 1.5, None], [1]),
     "trainer.val_every": ([0], [1, 5]),
     "trainer.accumulate": ([0, 0.5], [1, 8]),
+    "trainer.devices": ([0, 1.5, None], [1]),
     "trainer.clip_norm": ([0, -1], [None, 0.1]),
     "trainer.ema": ([0, 1, 1.5], [None, 0.999]),
     "trainer.checkpoint_minutes": ([0, -1], [0.5]),
@@ -174,6 +183,56 @@ def test_a_gpu_that_is_not_there_is_an_error(config: Compose) -> None:
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_devices_that_are_always_there(config: Compose, device: str) -> None:
     assert find_problems(config(f"device={device}")) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processors_share_any_batch_that_divides(config: Compose, count: int) -> None:
+    assert find_problems(config("device=cpu", f"trainer.devices={count}")) == []
+    assert find_problems(config("device=cpu", f"trainer.devices={count}", "method=volume", "batch_size=16")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["trainer.devices=3"],
+            "trainer.devices=3: batch_size=4 is shared out equally; use a multiple of batch_size=3",
+        ),
+        (
+            ["trainer.devices=2", "method=volume"],
+            "trainer.devices=2: batch_size=4, 1 clips of method.frames=4, is shared out equally; "
+            "use a multiple of batch_size=8",
+        ),
+        (["trainer.devices=2", "method=memory_stream"], "trainer.devices=2: a memory stream keeps one memory"),
+        (["trainer.devices=2", "+loss.batch=true"], "trainer.devices=2: a loss that is no mean over objects"),
+        (["trainer.devices=2", "+loss.reduction=sum"], "trainer.devices=2: a loss that is no mean over objects"),
+        (["trainer.devices=2", "device=mps"], "trainer.devices=2: only GPUs of CUDA and processors share a run"),
+    ],
+)
+def test_what_devices_cannot_share(config: Compose, overrides: list[str], said: str) -> None:
+    (problem,) = find_problems(config("device=cpu", *overrides))
+    assert problem.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "tasks", "said"),
+    [
+        ("cuda", 4, "1", "trainer.devices=4: GPUs that are visible here: 2"),
+        ("auto", 4, "1", "trainer.devices=4: GPUs that are visible here: 2"),
+        ("cuda:1", 2, "1", "device=cuda:1 is one GPU, trainer.devices=2 are several"),
+        ("cuda", 2, "1", None),
+        ("auto", 2, "1", None),
+        ("cuda", 4, "4", None),  # each task of SLURM starts one
+    ],
+)
+def test_there_are_as_many_gpus_as_devices(
+    monkeypatch: pytest.MonkeyPatch, device: str, devices: int, tasks: str, said: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    found = device_problems(device, devices)
+    assert found == [] if said is None else found[0].startswith(said)
 
 
 def test_an_output_folder_that_cannot_be_written(config: Compose, tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ class ClipCases(PromptedCases):
         """Clips of a batch of so many slices, at least one; an evaluation takes volume by volume."""
         return max(1, images // self.policy.frames) if self.training else 1
 
+    def name_groups(self) -> list[str]:
+        """Each sample is scored alone."""
+        return [str(index) for index in range(len(self))]
+
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
         """A Clip; ``key`` as PromptedCases."""
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)

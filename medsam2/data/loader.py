@@ -6,7 +6,7 @@ calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from medsam2.data.batch import Batch, ObjectInfo, Sample, collate, mask_to_logits, to_float
@@ -22,10 +22,12 @@ from medsam2.data.cache import Cache
 from medsam2.data.prepared import Prepared, agreement, consensus
 from medsam2.data.prompts import LEARNED, Prompt, Prompter, prompt_rng
 from medsam2.data.records import Dataset, DatasetError, Record, compute_consensus
+from medsam2.data.samplers import EpochSampler, ShareSampler
 from medsam2.data.seeding import stable_rng
 from medsam2.data.source import CaseSource, start_worker
 from medsam2.data.targets import Majority, Target
 from medsam2.data.transforms import SampleTransform
+from medsam2.distributed import rank, world_size
 
 __all__ = ["Batch", "EpochSampler", "ObjectInfo", "PromptedCases", "Sample", "build_loader", "collate", "scale_points"]
 
@@ -77,6 +79,10 @@ class PromptedCases(TorchDataset[Sample]):
     def count_samples(self, images: int) -> int:
         """How many samples make a batch of so many images: one image each."""
         return images
+
+    def name_groups(self) -> list[str]:
+        """For each sample what it is scored with: its volume, or nothing but itself."""
+        return [record.volume or f"\0{record.case_id}" for record in self.records]
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
@@ -202,46 +208,26 @@ def scale_points(points: NDArray[np.float32], shape: tuple[int, ...], size: int)
     return torch.from_numpy(points * np.array([size / width, size / height], dtype=np.float32))
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index), so that worker processes learn the epoch with every index.
-
-    The order is a permutation that depends on (seed, epoch) alone, or 0…n-1 without ``shuffle``. ``start``
-    skips the first samples of the epoch: a run that stopped after k samples goes on with ``set_epoch(epoch,
-    start=k)``.
-    """
-
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-        self.start = 0
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Call before iterating. A ``start`` past the end leaves nothing; below 0 it raises ValueError."""
-        if start < 0:
-            raise ValueError(f"start={start} lies before the epoch")
-        # batches done times batch size: the last batch may have been smaller
-        self.epoch, self.start = epoch, min(start, self.length)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = stable_rng("order", self.seed, self.epoch).permutation(self.length)
-        return iter([(self.epoch, int(index)) for index in order[self.start :]])
-
-    def __len__(self) -> int:
-        return self.length - self.start
-
-
 def build_loader(
     dataset: PromptedCases, batch_size: int, num_workers: int, shuffle: bool, seed: int
 ) -> DataLoader[Sample]:
-    """A DataLoader of batches of ``batch_size`` images. Call ``loader.sampler.set_epoch(epoch)`` before each pass."""
+    """A DataLoader of batches of ``batch_size`` images over all ranks, of which this one loads its part.
+
+    For training, which shuffles, call ``loader.sampler.set_epoch(epoch)`` before each pass.
+
+    Raises:
+        ValueError: a batch for training that cannot be shared out to the ranks in equal parts.
+    """
+    size, world = dataset.count_samples(batch_size), world_size()
+    if shuffle and size % world:
+        raise ValueError(f"trainer.devices={world} cannot share the {size} samples of batch_size={batch_size} equally")
+    sampler: EpochSampler | ShareSampler = EpochSampler(len(dataset), seed, shuffle, size, rank(), world)
+    if world > 1 and not shuffle:
+        sampler = ShareSampler(dataset.name_groups(), rank(), world)
     return DataLoader(
         dataset,
-        batch_size=dataset.count_samples(batch_size),
-        sampler=EpochSampler(len(dataset), seed, shuffle),
+        batch_size=max(1, size // world),
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),

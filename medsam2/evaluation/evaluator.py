@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import groupby
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medsam2.data.loader import Batch, ObjectInfo
+from medsam2.distributed import gather
 from medsam2.evaluation.answers import Answer, Kept, keep
 from medsam2.evaluation.calibration import count_bins
 from medsam2.evaluation.metrics import METRICS, NAMES, Mask, compute_nsd, count
@@ -96,19 +97,17 @@ class Evaluator:
     ) -> list[Row]:
         """The rows of all cases of `batches`, in their order; `support` is what the method may remember beforehand.
 
+        Where several processes share an evaluation each gives its part of the cases, and all of them get all rows.
+
         Raises ValueError where the slices of a volume do not follow one another.
         """
         self.start(method, device, autocast, support)
         kept = (keep(one) for batch in batches for one in self.predict(method, batch, device, autocast))
-        rows: list[Row] = []
-        done: set[str] = set()
-        for position, (volume, answers) in enumerate(groupby(kept, _belongs_to)):
-            if volume in done:
-                raise ValueError(
-                    f"volume {volume}: its slices do not follow one another; evaluate the cases in the dataset's order"
-                )
-            done.add(volume)
-            rows += self.scorer.score(list(answers), phase, method.protocol, position)
+        scored: dict[str, list[Row]] = {}
+        for volume, answers in groupby(kept, _belongs_to):
+            _check_new(volume, scored)
+            scored[volume] = self.scorer.score(list(answers), phase, method.protocol, len(scored))
+        rows = _join(gather(scored))
         self._miss_ratios(rows, phase)
         return rows
 
@@ -159,6 +158,23 @@ class Evaluator:
 def _above(logits: Tensor, threshold: float) -> Mask:
     mask: NDArray[np.bool_] = (logits > threshold).cpu().numpy()
     return mask
+
+
+def _check_new(volume: str, done: Collection[str]) -> None:
+    if volume in done:
+        raise ValueError(
+            f"volume {volume}: its slices do not follow one another; evaluate the cases in the dataset's order"
+        )
+
+
+def _join(shares: Sequence[dict[str, list[Row]]]) -> list[Row]:
+    """The rows of all shares, whose cases and volumes are asked one after another."""
+    done: dict[str, list[Row]] = {}
+    for share in shares:
+        for volume, rows in share.items():
+            _check_new(volume, done)
+            done[volume] = [row | {"position": len(done)} for row in rows]
+    return [row for rows in done.values() for row in rows]
 
 
 def _belongs_to(kept: Kept) -> str:

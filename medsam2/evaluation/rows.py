@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from medsam2.distributed import on_first_rank
 from medsam2.evaluation.calibration import compute_ece, count_bins
 from medsam2.files import write_atomic
 
@@ -21,6 +22,7 @@ CUP_TO_DISC = "cup_to_disc"  # a row that is about two structures, and no case o
 Row = dict[str, Any]
 
 
+@on_first_rank
 def save_rows(rows: Sequence[Row], folder: Path, name: str) -> None:
     """Writes NAME.csv and NAME.parquet into `folder`, each all or not at all."""
     frame = pd.DataFrame(list(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,11 +12,23 @@ from medsam2.data.batch import ObjectInfo
 from medsam2.data.loader import Batch, PromptedCases
 
 
+class Part(NamedTuple):
+    """A part of a loss: a mean over so many objects, a scalar with a graph."""
+
+    mean: Tensor
+    objects: int
+
+
 class Loss(NamedTuple):
-    """`total` is what is minimised, a scalar with a graph; `terms` are its detached parts, by name."""
+    """`total` is what is minimised, a scalar with a graph; `terms` are its detached parts, by name.
+
+    `parts`: what `total` is the sum of, where these are means over different numbers of objects, so that a batch that
+    is shared out to several devices has the loss of the whole one. Empty: `total` is a mean over the batch's objects.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    parts: Mapping[str, Part] = MappingProxyType({})
 
 
 class Prediction(NamedTuple):

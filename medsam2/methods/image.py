@@ -85,7 +85,8 @@ class ImageMethod(Method):
                     present,
                 )
                 for output in self._answer(batch, self.rounds)
-            ]
+            ],
+            self.supervision.count(present, len(batch.objects)),
         )
 
     def predict(self, batch: Batch) -> Prediction:

@@ -132,7 +132,9 @@ class MemoryStream(Method):
         answer = self._answer(objects, self.bank, self.epoch)
         self._remember(answer, self.bank, self.epoch)
         masks, ious, scores, _ = answer.output
-        return add_up([self.supervision(masks, ious, scores, batch.targets, find_present(batch.objects))])
+        present = find_present(batch.objects)
+        terms = self.supervision(masks, ious, scores, batch.targets, present)
+        return add_up([terms], self.supervision.count(present, len(batch.objects)))
 
     def _draws_prompt(self, case_id: str) -> bool:
         return bool(stable_rng("prompted", self.seed, case_id, self.epoch).random() < self.prompt_share)

@@ -6,7 +6,7 @@ object is there. A gated mask is a constant, which has a large loss and no gradi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from medsam2.data.batch import ObjectInfo
 from medsam2.losses import compute_dice_loss
-from medsam2.methods.base import Loss
+from medsam2.methods.base import Loss, Part
 
 
 class Supervision(nn.Module):
@@ -69,6 +69,11 @@ class Supervision(nn.Module):
             terms["presence"] = self.presence * binary_cross_entropy_with_logits(scores, truth)
         return terms
 
+    def count(self, present: Tensor | None, objects: int) -> dict[str, int]:
+        """Of how many of so many objects each term is a mean; `present` as above."""
+        shown = int(present.sum()) if self.judged and present is not None else objects
+        return {"mask": shown, "iou": shown, "presence": objects}
+
     def enlarge(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """Mask logits at another resolution, in float32: bf16 would quantise them near the boundary."""
         if self.legacy_nearest:
@@ -121,9 +126,17 @@ def compute_iou(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(union > 0, (masks & truth).sum((-2, -1)) / union.clamp(min=1), 1.0)
 
 
-def add_up(terms: Sequence[dict[str, Tensor]]) -> Loss:
-    """The loss of several rounds or frames: each term is its mean over those that have it, the total their sum."""
-    names = dict.fromkeys(name for part in terms for name in part)
-    means = {name: torch.stack([part[name] for part in terms if name in part]).mean() for name in names}
-    total = torch.stack(list(means.values())).sum()
-    return Loss(total, {"loss": total.detach()} | {name: value.detach() for name, value in means.items()})
+def add_up(rounds: Sequence[Mapping[str, Tensor]], counts: Mapping[str, int]) -> Loss:
+    """The loss of several rounds with the same objects: each term is its mean over the rounds, the total their sum.
+
+    Args:
+        counts: of how many objects each term is a mean, as Supervision.count.
+    """
+    means = {name: torch.stack([terms[name] for terms in rounds]).mean() for name in rounds[0]}
+    return build_loss({name: Part(mean, counts[name]) for name, mean in means.items()})
+
+
+def build_loss(parts: Mapping[str, Part]) -> Loss:
+    """The loss that is the sum of these parts."""
+    total = torch.stack([part.mean for part in parts.values()]).sum()
+    return Loss(total, {"loss": total.detach()} | {name: part.mean.detach() for name, part in parts.items()}, parts)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from medsam2.data.clip_batch import Clip, ClipBatch
 from medsam2.data.clip_policy import ClipPolicy
 from medsam2.data.clips import ClipCases
-from medsam2.methods.base import Loss, Method, Prediction
-from medsam2.methods.supervision import Supervision
+from medsam2.methods.base import Loss, Method, Part, Prediction
+from medsam2.methods.supervision import Supervision, build_loss
 from medsam2.methods.tracking import DIRECTIONS, ObjectTracker, Place, Step
 from medsam2.modeling.sam2 import NO_OBJ_SCORE
 
@@ -127,8 +127,7 @@ class VolumeMethod(Method):
         targets = torch.stack([_target(place) for place in step.places])[:, None].float()
         logits = output.low_res_masks if self.legacy_gated_loss else output.ungated_masks
         terms = self.supervision(logits, output.iou_predictions, output.object_score_logits, targets, present)
-        shown = int(present.sum()) if self.supervision.judged else len(present)
-        return terms, {name: len(present) if name == "presence" else shown for name in terms}
+        return terms, self.supervision.count(present, len(present))
 
     def _answer(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """T·N×1×4n×4n logits and T·N predicted IoUs, of all objects slice by slice."""
@@ -157,6 +156,6 @@ def _pool(parts: Sequence[tuple[dict[str, Tensor], dict[str, int]]]) -> Loss:
     means = {}
     for name in names:
         sums = [terms[name] * counts[name] for terms, counts in parts if name in terms]
-        means[name] = torch.stack(sums).sum() / max(1, sum(counts.get(name, 0) for _, counts in parts))
-    total = torch.stack(list(means.values())).sum()
-    return Loss(total, {"loss": total.detach()} | {name: value.detach() for name, value in means.items()})
+        count = sum(counts.get(name, 0) for _, counts in parts)
+        means[name] = Part(torch.stack(sums).sum() / max(1, count), count)
+    return build_loss(means)

@@ -70,12 +70,9 @@ def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launcher: Any, batch_siz
         files, state = report(jobs, axes, manifest)
         if parent:
             build_tracker(jobs[0].cfg).log_sweep(parent, files, state)
-    if code and watch.active and getattr(launcher, "stays", False):
-        log.warning(
-            "%d jobs go on; `python run.py task=status sweep=%s` shows them, this command again waits for them",
-            watch.active,
-            manifest.folder.name,
-        )
+    if code and getattr(launcher, "stays", False) and watch.going_on:
+        shown = f"`python run.py task=status sweep={manifest.folder.name}` shows them"
+        log.warning("%d jobs go on; %s, this command again waits for them", watch.going_on, shown)
     if code or state != "finished":
         raise SystemExit(code or 1)
     return [float(job.directory.status().get("value", math.nan)) for job in jobs]

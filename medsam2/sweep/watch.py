@@ -51,6 +51,11 @@ class Watch:
     def active(self) -> int:
         return len(self.watched)
 
+    @property
+    def going_on(self) -> int:
+        """How many of them somebody has, whatever becomes of this process."""
+        return sum(self._elsewhere(e.job) or (e.handle is not None and e.handle.ended() is None) for e in self.watched)
+
     def start(self, jobs: Sequence[Job]) -> None:
         """Gives jobs to the launcher. Those that another process is computing are only waited for."""
         entries = [Watched(job) for job in jobs]
@@ -61,7 +66,7 @@ class Watch:
     def _launch(self, entries: Sequence[Watched]) -> None:
         for entry in entries:
             entry.mine = True
-            _queue(entry.job)
+        entries = [entry for entry in entries if _queue(entry.job)]
         commands = [[*entry.job.overrides, *self.extra, "force=false"] for entry in entries]
         first, self.number = self.number, self.number + len(commands)
         if not commands:
@@ -92,10 +97,10 @@ class Watch:
             if entry.handle:
                 self.labels[entry.job.cfg.run_id] = entry.handle.label
             if entry.job.directory.status()["state"] in ENDED or status.get("reason") == "config":
-                ended.append((entry, status))
+                ended.append((entry, own_status(entry.job)))  # again: it may have ended between the two looks
             elif entry.handle is not None and how is None:
                 continue
-            elif self._elsewhere(entry.job):  # ours, if there was one, found it busy and left
+            elif self._elsewhere(entry.job, entry.handle):  # ours, if there was one, found it busy and left
                 entry.handle, entry.mine = None, False
             elif not entry.mine:  # whoever had it is gone
                 lost.append(entry)
@@ -127,10 +132,15 @@ class Watch:
         if self.starter is not None:
             self.starter.close()
 
-    def _elsewhere(self, job: Job) -> bool:
-        """Whether another process has the job: it runs, or it waits in a queue since an earlier command."""
-        if job.directory.held():
-            return True
+    def _elsewhere(self, job: Job, mine: Handle | None = None) -> bool:
+        """Whether another process has the job: it runs, or it waits in a queue since an earlier command.
+
+        Args:
+            mine: of this sweep, ended; the claim of a process killed on another machine looks alive for a while.
+        """
+        holder = job.directory.holder()
+        if holder is not None:
+            return mine is None or mine.label != f"slurm {holder.get('job')}"
         label = self.labels.get(job.cfg.run_id, "")
         queued = job.directory.status()["state"] in ("queued", "running", "preempted") and label.startswith("slurm ")
         own = any(entry.job is job and entry.handle for entry in self.watched)
@@ -141,22 +151,31 @@ class Watch:
         if status["state"] in ("preempted", "interrupted"):
             return status
         began = "without a word" if status["state"] == "failed" else "before the run began"
+        reason = "memory" if how and how.startswith("out of memory") else "killed"
         error = f"{self.labels.get(job.cfg.run_id, 'the job')} ended {began}{f' ({how})' if how else ''}"
         error += "; killed by somebody, or by the system for want of memory" if how == "signal 9" else ""
         error += "; the same command goes on with it"
-        job.directory.update(run_id=job.cfg.run_id, state="failed", reason="killed", error=error)
+        job.directory.update(run_id=job.cfg.run_id, state="failed", reason=reason, error=error)
         return job.directory.status()
 
 
-def _queue(job: Job) -> None:
-    """Puts on record that the job waits. With force, what there is of it goes now, and not again when requeued."""
+def _queue(job: Job) -> bool:
+    """Puts on record that the job waits. With force, what there is of it goes now, and not again when requeued.
+
+    Returns:
+        False for a run that another process finished in the meantime.
+    """
     directory = job.directory
     try:
         with directory.claim(wait=0.0):
-            if directory.status().get("run_id", job.cfg.run_id) != job.cfg.run_id:
-                return  # the job itself will say that the folder is another run's
+            status = directory.status()
+            if status.get("run_id", job.cfg.run_id) != job.cfg.run_id:
+                return True  # the job itself will say that the folder is another run's
+            if status["state"] == "finished" and not job.cfg.force:
+                return False
             if job.cfg.force:
                 directory.clear()
             directory.update(run_id=job.cfg.run_id, state="queued", reason=None, error=None, submitted=time.time())
     except RunBusy:
-        return
+        pass
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from medsam2.data.prompts import Prompter
 from medsam2.data.records import Dataset, of_split
 from medsam2.data.source import CaseSource, prepare_groups
 from medsam2.data.transforms import SampleTransform
+from medsam2.distributed import barrier, on_first_rank, world_size
 from medsam2.evaluation.evaluator import Evaluator
 from medsam2.evaluation.pictures import draw_cases, save_picture
 from medsam2.evaluation.rows import Row, save_rows, summarise
@@ -46,17 +47,21 @@ class Outcome(NamedTuple):
 
 @dataclass
 class RunLogger:
-    """Metrics into the run directory first, then to the tracker."""
+    """Metrics into the run directory, of which the tracker is told."""
 
     directory: RunDirectory
     tracker: Tracker
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         self.directory.log_metrics(metrics, epoch)
-        self.tracker.log_metrics(metrics, epoch)
+        self.tracker.update()
 
     def forget_after(self, epoch: int) -> None:
         self.directory.forget_after(epoch)
+
+
+def unjudged(epoch: int, value: float) -> None:
+    """A run outside of a search is trained to its end."""
 
 
 @dataclass
@@ -82,6 +87,7 @@ class Parts:
     num_workers: int
     seed: int
     stop: Stop = field(default_factory=Stop)
+    judge: Callable[[int, float], None] = unjudged  # told each validation; a search's raises Pruned
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -105,6 +111,11 @@ class Parts:
 
         Raises DatasetError naming the first file that cannot be used.
         """
+        self._prepare(splits)
+        barrier()
+
+    @on_first_rank
+    def _prepare(self, splits: Sequence[str]) -> None:
         records = [record for record in self.dataset.records() if record.split in splits]
         source = CaseSource(self.dataset, self.image_size, self.cache)
         groups, start = source.lacking(records), time.time()
@@ -153,6 +164,7 @@ class Parts:
             device=self.runtime.device,
             training=False,
             chunk=getattr(self.method, "chunk", None),
+            devices=world_size(),
         )
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
@@ -163,6 +175,7 @@ class Parts:
         self.logger.log_metrics(summary, epoch)
         return rows, summary
 
+    @on_first_rank
     def draw(self, cases: PromptedCases, rows: list[Row], phase: str) -> None:
         """Pictures of the worst, median and best case per structure, predicted once more."""
         cases.pictures = True

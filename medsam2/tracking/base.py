@@ -1,4 +1,4 @@
-"""What a tracker is. A tracker mirrors the run directory; it may fail, and training goes on."""
+"""What a tracker is. A tracker mirrors run directories; it may fail, and training goes on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from medsam2.runs import RunDirectory
+
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told about a run when it opens."""
+    """What a run is, as its run.json keeps it: enough to file the run anywhere, at any time, without its configuration.
+
+    `begun` (seconds since 1970) tells a run from an earlier one of the same configuration that `force=true` replaced.
+    """
 
     run_id: str
     name: str
@@ -19,21 +24,19 @@ class RunInfo:
     tags: Mapping[str, str]
     dataset: str
     split_hash: str
+    begun: float
     parent_run_id: str | None = None
-    known_id: str | None = None  # the tracker's own id of this run, from an earlier attempt
 
 
 class Tracker(Protocol):
-    def start(self, info: RunInfo) -> str | None:
-        """Opens the run and returns the tracker's id of it."""
+    def start(self, directory: RunDirectory) -> str | None:
+        """Opens the run that run.json describes, or goes on with it; returns the tracker's id of it if it answers."""
 
-    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None: ...
-
-    def log_files(self, folder: Path) -> None:
-        """Copies a run directory's rows, pictures, configuration and logs."""
+    def update(self) -> None:
+        """Something was added to the run directory. Returns at once."""
 
     def finish(self, state: str) -> None:
-        """Closes the run: `finished`, `failed` or `interrupted`."""
+        """Closes the run in one of the states of a RunDirectory, its files included."""
 
     def open_sweep(self, sweep_id: str, study: str, name: str, tags: Mapping[str, str]) -> str | None:
         """Opens and closes the parent run of a sweep, once per sweep id; returns its id."""
@@ -48,13 +51,10 @@ class Offline:
 
     output_dir: Path = field(default_factory=Path)
 
-    def start(self, info: RunInfo) -> str | None:
+    def start(self, directory: RunDirectory) -> str | None:
         return None
 
-    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        pass
-
-    def log_files(self, folder: Path) -> None:
+    def update(self) -> None:
         pass
 
     def finish(self, state: str) -> None:

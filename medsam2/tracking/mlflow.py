@@ -1,52 +1,28 @@
-"""Mirrors runs to MLflow, through MlflowClient alone: the fluent API keeps global state that leaks between jobs.
+"""Mirrors runs to MLflow while they are computed, beside the training and never in its way.
 
-No failure of the store reaches the run: the first one is logged, the mirror is switched off, the run goes on.
+No failure of the store reaches the run: the first one is logged, the mirror tries again after pauses that grow and once
+more at the end, and `python run.py task=sync` does what was left.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
-import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
-from medsam2.tracking.base import RunInfo
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from medsam2.runs import RunDirectory
+from medsam2.tracking.attendant import Attendant
+from medsam2.tracking.connect import reason_of
+from medsam2.tracking.mirror import RunMirror
+from medsam2.tracking.store import Store
+from medsam2.tracking.sweeps import close_parent, open_parent
 
 log = logging.getLogger(__name__)
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
-PARAMS_PER_CALL = 100  # the REST interface takes no more
-METRICS_PER_CALL = 1000
-STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-FILES = ("config.yaml", "provenance.json", "status.json", "metrics.jsonl", "split.csv", "run.log", "error.txt")
-
-
-def _never_fails(method: F) -> F:
-    """Turns an exception of the store into one warning, after which the mirror stays silent."""
-
-    @functools.wraps(method)
-    def guarded(self: MlflowTracker, *args: Any, **kwargs: Any) -> Any:
-        if self.down:
-            return None
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            first, self.down, self.warned = not self.warned, True, True
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            if first:
-                log.warning(
-                    "MLflow store %s: %s. The run goes on without it; its directory has it all.", self.uri, reason
-                )
-            return None
-
-    return guarded  # type: ignore[return-value]
+START = 5.0  # seconds that the start of a run or sweep waits to learn its id
+LEAVING = ("preempted", "interrupted")  # somebody waits for the process to end
 
 
 class MlflowTracker:
@@ -56,155 +32,72 @@ class MlflowTracker:
         output_dir: where `mlflow.db` and the artifacts lie when `uri` is None.
         uri: an MLflow tracking URI, or None for SQLite in `output_dir`.
         artifacts: whether rows, pictures, configuration and logs are uploaded when the run ends.
+        patience: seconds that the end of a run waits for the store at most.
     """
 
-    def __init__(self, output_dir: Path, uri: str | None = None, artifacts: bool = True):
-        self.output_dir = output_dir
-        self.uri = uri or f"sqlite:///{output_dir}/mlflow.db"
+    def __init__(self, output_dir: Path, uri: str | None = None, artifacts: bool = True, patience: float = 30.0):
+        self.store = Store(output_dir, uri)
         self.artifacts = artifacts
-        self.down = self.warned = False
-        self._run: str | None = None
-        self._client: MlflowClient | None = None
-        self._waiting: list[tuple[str, float, int, int]] = []  # (key, value, time, epoch) the store does not have yet
-        self._stored: dict[str, set[int]] | None = None  # epochs by key that an earlier attempt logged
+        self.patience = patience
+        self.warned = False
+        self._directory: RunDirectory | None = None
+        self._mirror: RunMirror | None = None
+        self._attendant: Attendant | None = None
+        self.run: str | None = None
+        self._state = "running"
 
-    @property
-    def client(self) -> MlflowClient:
-        if self._client is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 stall a job for minutes
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what it also raises
-            from filelock import FileLock
-            from mlflow import MlflowClient
+    def start(self, directory: RunDirectory) -> str | None:
+        self._directory = directory
+        self._attendant = Attendant(self._mirror_run, self._complain)
+        self._attendant.wait_for_first(START)
+        return self.run
 
-            if self.uri.startswith("sqlite:///"):
-                # MLflow's first migration of a fresh database is not safe against other processes
-                with FileLock(self.uri.removeprefix("sqlite:///") + ".lock", timeout=120):
-                    self._client = MlflowClient(tracking_uri=self.uri)
-                    self._client.search_experiments(max_results=1)
-            else:
-                self._client = MlflowClient(tracking_uri=self.uri)
-        return self._client
-
-    @_never_fails
-    def start(self, info: RunInfo) -> str | None:
-        experiment = self._experiment(info.study)
-        run_id = self._known(info.known_id)
-        if run_id is None:
-            tags = dict(info.tags) | {"run_id": info.run_id}
-            if info.parent_run_id:
-                tags["mlflow.parentRunId"] = info.parent_run_id
-            run_id = self.client.create_run(experiment, run_name=info.name, tags=tags).info.run_id
-            self._log_params(run_id, info.params)
-            self._log_dataset(run_id, info)
-        else:
-            self.client.update_run(run_id, status="RUNNING")
-            if info.parent_run_id:
-                self.client.set_tag(run_id, "mlflow.parentRunId", info.parent_run_id)
-            self._stored = {}
-        self._run = run_id
-        return run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        now = int(time.time() * 1000)
-        self._waiting += [(k, v, now, epoch) for k, v in metrics.items() if math.isfinite(v)]
-        self._send()
-
-    @_never_fails
-    def _send(self) -> None:
-        """Logs what waits. An epoch that an earlier attempt logged is not logged twice: it was computed again."""
-        from mlflow.entities import Metric
-
-        if self._run is None:
-            return
-        new = [Metric(*entry) for entry in self._waiting if entry[3] not in self._stored_epochs(entry[0])]
-        for i in range(0, len(new), METRICS_PER_CALL):
-            self.client.log_batch(self._run, metrics=new[i : i + METRICS_PER_CALL])
-        self._waiting = []
-
-    def _stored_epochs(self, key: str) -> set[int]:
-        if self._stored is None or self._run is None:
-            return set()
-        if key not in self._stored:
-            self._stored[key] = {m.step for m in self.client.get_metric_history(self._run, key)}
-        return self._stored[key]
-
-    @_never_fails
-    def log_files(self, folder: Path) -> None:
-        if not (self._run and self.artifacts):
-            return
-        for name in FILES:
-            if (folder / name).is_file():
-                self.client.log_artifact(self._run, str(folder / name))
-        for name in ("rows", "pictures"):
-            if (folder / name).is_dir():
-                self.client.log_artifacts(self._run, str(folder / name), artifact_path=name)
+    def update(self) -> None:
+        if self._attendant:
+            self._attendant.ask()
 
     def finish(self, state: str) -> None:
-        if self._run:
-            self._client, self.down = None, False  # a store that failed once gets a last chance
-            self._send()
-            self._close(self._run, state)
+        if self._attendant is None:
+            return
+        self._state = state
+        if self._attendant.end(min(START, self.patience) if state in LEAVING else self.patience):
+            if self.warned:
+                log.info("MLflow store %s: answered again and has the whole run", self.store)
+        else:
+            self._complain(TimeoutError("no answer"))
 
-    @_never_fails
-    def _close(self, run: str, state: str) -> None:
-        self.client.set_terminated(run, status=STATES[state])
+    def _mirror_run(self, last: bool) -> None:
+        """Runs in the attendant's thread."""
+        assert self._directory is not None
+        try:
+            self._mirror = self._mirror or RunMirror(self.store, self._directory, self.artifacts)
+            status = self._directory.status() | {"state": self._state if last else "running"}
+            self.run = self._mirror.update(status)
+        except Exception:
+            self._mirror = None
+            self.store.reset()
+            raise
 
-    @_never_fails
     def open_sweep(self, sweep_id: str, study: str, name: str, tags: Mapping[str, str]) -> str | None:
-        experiment = self._experiment(study)
-        known = self.client.search_runs([experiment], f"tags.sweep_id = '{sweep_id}'", max_results=1)
-        if known:
-            return str(known[0].info.run_id)
-        run = self.client.create_run(experiment, run_name=name, tags=dict(tags) | {"sweep_id": sweep_id})
-        self.client.set_terminated(run.info.run_id)  # at once: nothing is left open if the head dies
-        return str(run.info.run_id)
+        return self._within(START, lambda: str(open_parent(self.store, sweep_id, study, name, tags).info.run_id))
 
-    @_never_fails
     def log_sweep(self, parent: str, files: list[Path], state: str) -> None:
-        for file in files:
-            self.client.log_artifact(parent, str(file))
-        self.client.set_terminated(parent, status=STATES[state])
+        self._within(self.patience, lambda: close_parent(self.store, parent, files, state))
 
-    def _experiment(self, study: str) -> str:
-        found = self.client.get_experiment_by_name(study)
-        if found is not None:
-            return str(found.experiment_id)
-        location = (self.output_dir / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
-        try:
-            return self.client.create_experiment(study, artifact_location=location)
-        except Exception:
-            found = self.client.get_experiment_by_name(study)  # another job made it in the meantime
-            if found is None:
-                raise
-            return str(found.experiment_id)
+    def _within(self, seconds: float, call: Callable[[], T]) -> T | None:
+        """What a call answers, None if it fails or takes longer."""
+        answers: list[T] = []
+        attendant = Attendant(lambda last: None if answers else answers.append(call()), self._complain)
+        if not attendant.end(seconds):
+            self._complain(TimeoutError("no answer"))
+        return answers[0] if answers else None
 
-    def _known(self, run_id: str | None) -> str | None:
-        """The id of an earlier attempt's run, if this store still has it."""
-        if run_id is None:
-            return None
-        try:
-            run = self.client.get_run(run_id)
-        except Exception:
-            return None
-        return run_id if run.info.lifecycle_stage == "active" else None
-
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(k, str(v)) for k, v in params.items()]
-        for i in range(0, len(entries), PARAMS_PER_CALL):
-            self.client.log_batch(run_id, params=entries[i : i + PARAMS_PER_CALL])
-
-    def _log_dataset(self, run_id: str, info: RunInfo) -> None:
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag
-
-        source = CodeDatasetSource(tags={"dataset": info.dataset})
-        dataset = MetaDataset(source=source, name=info.dataset, digest=info.split_hash)
-        entity = dataset._to_mlflow_entity()
-        self.client.log_inputs(
-            run_id, [DatasetInput(entity, tags=[InputTag("mlflow.data.context", "train, val, test")])]
-        )
+    def _complain(self, error: Exception) -> None:
+        """Once: what failed, and what helps."""
+        if not self.warned:
+            log.warning(
+                "MLflow store %s: %s. The run goes on without it; `python run.py task=sync` brings it up to date.",
+                self.store,
+                reason_of(error),
+            )
+        self.warned = True

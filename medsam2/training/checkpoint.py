@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medsam2.distributed import on_first_rank
 from medsam2.files import fsync_folder, show_differences
 
 log = logging.getLogger(__name__)
@@ -86,11 +87,13 @@ class Checkpoints:
         """Whether there is a state to go on from."""
         return any((self.folder / name).exists() for name in (LAST, PREVIOUS))
 
+    @on_first_rank
     def save_last(self, state: dict[str, Any], progress: Progress) -> None:
         """Replaces last.pt, which becomes previous.pt. Raises DiskFull."""
         state = state | {"progress": asdict(progress), "rng": _rng_state(), "tracker_id": self.tracker_id}
         self._save(LAST, state, keep=PREVIOUS)
 
+    @on_first_rank
     def save_best(self, weights: dict[str, torch.Tensor], epoch: int) -> None:
         """Replaces best.pt. Raises DiskFull."""
         self._save(BEST, {"model": weights, "epoch": epoch})

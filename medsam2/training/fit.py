@@ -17,13 +17,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from medsam2.data.loader import Batch
-from medsam2.methods.base import Loss, Method
+from medsam2.data.seeding import stable_rng
+from medsam2.distributed import barrier, gather, rank, sum_gradients, world_size
+from medsam2.methods.base import Method
 from medsam2.modeling.lora import merged_state_dict
 from medsam2.training.checkpoint import Checkpoints, Progress
 from medsam2.training.ema import EMA
 from medsam2.training.memory import explain_oom, explained, survey
 from medsam2.training.precision import Runtime
 from medsam2.training.progress import progress_bar
+from medsam2.training.shares import judge
 from medsam2.training.stop import Stop
 from medsam2.training.watch import Watch
 
@@ -40,14 +43,8 @@ class Logger(Protocol):
         """Drops what an earlier attempt logged after `epoch`: it is computed again."""
 
 
-def read_terms(loss: Loss) -> dict[str, float]:
-    """The loss and its terms as numbers, fetched from the device at once."""
-    values = {**loss.terms, "loss": loss.total.detach()}
-    return dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
-
-
 class Fit:
-    """One call of `Trainer.fit`."""
+    """One call of `Trainer.fit`; on several ranks each has all of this, and it stays the same on all of them."""
 
     def __init__(
         self,
@@ -106,6 +103,13 @@ class Fit:
         self.checkpoints.save_last(state, progress)
         self.saved = time.monotonic()
 
+    def check_alike(self, progress: Progress) -> None:
+        """Raises RuntimeError where ranks have come apart, in what they learned or in what they have seen."""
+        if world_size() > 1:
+            sums = torch.stack([p.detach().double().sum() for p in self.parameters]).tolist()
+            if len({repr(one) for one in gather((sums, progress))}) > 1:
+                raise RuntimeError(f"epoch {progress.epoch}: the devices do not have the same weights any more")
+
     def save_best(self, epoch: int) -> None:
         """The weights as they are now, under the network's own names."""
         self.checkpoints.save_best(merged_state_dict(self.method.model), epoch)
@@ -123,13 +127,14 @@ class Fit:
             usage = survey(
                 self.method.model,
                 self.optimizer,
-                batch_size=(self.loader.batch_size or 1) * (frames or 1),
+                batch_size=(self.loader.batch_size or 1) * world_size() * (frames or 1),
                 accumulate=self.trainer.accumulate,
                 frames=frames,
                 dtype=self.runtime.dtype,
                 device=self.runtime.device,
                 training=training,
                 chunk=getattr(self.method, "chunk", None),
+                devices=world_size(),
             )
             return explain_oom(usage, place, reason)
 
@@ -142,14 +147,15 @@ class Fit:
         epoch, total = progress.epoch + 1, self.trainer.batches_per_epoch(self.loader)
         self.method.model.train()
         self.method.start_epoch(epoch)
-        self.loader.sampler.set_epoch(epoch, start=progress.batch * (self.loader.batch_size or 1))  # type: ignore[attr-defined]
+        size = (self.loader.batch_size or 1) * world_size()
+        self.loader.sampler.set_epoch(epoch, start=progress.batch * size)  # type: ignore[attr-defined]
         if progress.batch == 0:
             self.optimizer.zero_grad(set_to_none=True)
         with progress_bar(f"epoch {epoch}", total, progress.batch) as advance:
             batches = iter(self.loader)
             while progress.batch < total:
                 with self.explained(f"training, epoch {epoch}", training=True):
-                    self._batch(next(batches), progress, total)
+                    self._batch(next(batches, None), progress, total)  # None: too small for all ranks
                 advance()
         means = {f"train/{name}": mean for name, mean in progress.means().items()}
         self.logger.log_metrics({"train/loss": 0.0} | means | {"train/lr": self.optimizer.param_groups[0]["lr"]}, epoch)
@@ -157,25 +163,35 @@ class Fit:
             self.watch.report_idle()
         progress.finish_epoch()
 
-    def _batch(self, batch: Batch, progress: Progress, total: int) -> None:
+    def _batch(self, batch: Batch | None, progress: Progress, total: int) -> None:
         progress.batch += 1
-        place = f"epoch {progress.epoch + 1}, batch {progress.batch}"
-        if batch.objects:
+        place, loss = f"epoch {progress.epoch + 1}, batch {progress.batch}", None
+        if batch is not None and batch.objects:
+            self._reseed(progress)
             batch = batch.to(self.runtime.device, non_blocking=True)
             with self.runtime.autocast():
                 loss = self.method.loss(batch)
-            terms = read_terms(loss)
-            self.watch.check_loss(batch.case_ids, terms, place)
-            self.scaler.scale(loss.total / self._group_size(progress.batch, total)).backward()
-            progress.count(terms, len(batch.objects))
+        judged = judge(loss, batch)
+        if judged.terms:
+            self.watch.check_loss(judged.cases, judged.terms, place)
+            progress.count(judged.terms, judged.objects)
+        if judged.total is not None:
+            self.scaler.scale(judged.total / self._group_size(progress.batch, total)).backward()
         if progress.batch % self.trainer.accumulate == 0 or progress.batch == total:
             self._step(progress, place)
             # only here: gradients that are still being accumulated are in no checkpoint
-            asked = self.stop.requested
+            asked = self.stop.agreed
             if asked or time.monotonic() - self.saved > 60 * self.trainer.checkpoint_minutes:
                 self.save(progress)
             if asked:
+                barrier()  # the first rank has saved
                 self.stop.leave()
+
+    def _reseed(self, progress: Progress) -> None:
+        """Dropout differs between ranks. The first one goes on as a single process would, and is saved."""
+        if rank() > 0:
+            rng = stable_rng("rank", self.method.seed, progress.epoch, progress.batch, rank())
+            torch.manual_seed(int(rng.integers(2**62)))
 
     def _group_size(self, batch: int, total: int) -> int:
         """How many batches share the optimiser step that batch number `batch` (from 1) belongs to."""
@@ -184,6 +200,7 @@ class Fit:
         return min(size, total - first)
 
     def _step(self, progress: Progress, place: str) -> None:
+        sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:  # none where every batch of the step was without objects
             self.scaler.unscale_(self.optimizer)

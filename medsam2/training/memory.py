@@ -45,6 +45,7 @@ class Usage:
     peak: int | None
     training: bool = True
     chunk: int | None = None
+    devices: int = 1  # which share the batch
 
     @property
     def activations(self) -> int | None:
@@ -61,6 +62,7 @@ def survey(
     device: str,
     training: bool,
     chunk: int | None = None,
+    devices: int = 1,
 ) -> Usage:
     """The usage of a run as it is now."""
     decoder = {id(p) for name, p in model.named_parameters() if name.startswith("sam_mask_decoder.")}
@@ -80,6 +82,7 @@ def survey(
         peak=torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None,
         training=training,
         chunk=chunk,
+        devices=devices,
     )
 
 
@@ -108,7 +111,7 @@ def explain_oom(usage: Usage, where: str, reason: str) -> str:
 
 def _settings(usage: Usage) -> Iterator[tuple[str, float, str]]:
     """Each setting that can be lowered, the share of the activations that it saves, and what else is to be said."""
-    clip = usage.frames or 1  # a batch holds one at least
+    clip = (usage.frames or 1) * usage.devices  # a batch holds one for each device at least
     if usage.chunk is not None and not usage.training:  # volumes are evaluated one by one
         chunk = max(1, usage.chunk // 2)
         yield f"method.chunk={chunk} method.keep=0", 1 - chunk / usage.chunk, f" (now {usage.chunk}), and features"

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from medsam2.distributed import rank
+
 
 @contextmanager
 def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
     """Yields a function to call after each of `total` items; `done` of them are behind already."""
-    if not sys.stderr.isatty():
+    if rank() > 0 or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from medsam2.distributed import all_max
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -34,12 +36,10 @@ class Stop:
 
     Args:
         stays: signals that make the run save and go on: whoever sent them kills it, if that is what was meant.
-        agree: makes all processes of a run see the request at the same step.
     """
 
-    def __init__(self, stays: Collection[int] = (), agree: Callable[[bool], bool] | None = None):
+    def __init__(self, stays: Collection[int] = ()):
         self.stays = frozenset(stays)
-        self.agree = agree
         self.signum: int | None = None
         self._earlier: dict[int, Any] = {}
 
@@ -66,8 +66,15 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        asked = self.signum is not None
-        return self.agree(asked) if self.agree else asked
+        return self.signum is not None
+
+    @property
+    def agreed(self) -> bool:
+        """Whether any process of the run was asked to leave. All of them have to ask, at the same step."""
+        signum = all_max(self.signum or 0)
+        if signum:  # never back to None: a signal may have come since
+            self.signum = signum
+        return signum > 0
 
     def leave(self) -> None:
         """To be called when everything is saved. Raises Preempted, unless the signal lets the run stay."""

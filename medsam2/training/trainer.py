@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from medsam2.distributed import barrier, world_size
 from medsam2.methods.base import Method
 from medsam2.training.checkpoint import Checkpoints, Progress
 from medsam2.training.fit import Fit, Logger
@@ -40,6 +41,7 @@ class Trainer:
         checkpoint_minutes: minutes between checkpoints; one is written after every validation as well.
         max_batches: batches per epoch, None for all.
         detect_anomaly: autograd names the operation that made a NaN gradient (slow).
+        devices: how many share the batches; they are processes of their own, started before there is a trainer.
         legacy_bf16_weights: the weights are rounded to bfloat16 after every step, as in Medical-SAM2's 3-D training,
             where steps that are small beside a weight are lost; what the optimiser remembers stays float32.
     """
@@ -57,6 +59,7 @@ class Trainer:
         checkpoint_minutes: float = 5.0,
         max_batches: int | None = None,
         detect_anomaly: bool = False,
+        devices: int = 1,
         legacy_bf16_weights: bool = False,
     ):
         self.max_epochs = max_epochs
@@ -70,10 +73,11 @@ class Trainer:
         self.checkpoint_minutes = checkpoint_minutes
         self.max_batches = max_batches
         self.detect_anomaly = detect_anomaly
+        self.devices = devices
         self.legacy_bf16_weights = legacy_bf16_weights
 
     def batches_per_epoch(self, loader: DataLoader[Any]) -> int:
-        samples, size = len(loader.dataset), loader.batch_size or 1  # type: ignore[arg-type]
+        samples, size = len(loader.dataset), (loader.batch_size or 1) * world_size()  # type: ignore[arg-type]
         whole = math.ceil(samples / size)
         return min(whole, self.max_batches or whole)
 
@@ -121,9 +125,11 @@ class Trainer:
                 last = progress.epoch == self.max_epochs
                 if last or progress.epoch % self.val_every == 0:
                     self._validate(fit, validate, progress)
+        barrier()  # the first rank has written the best weights
         return progress
 
     def _validate(self, fit: Fit, validate: Validate, progress: Progress) -> None:
+        fit.check_alike(progress)
         with fit.averaged():
             with fit.explained(f"validation, epoch {progress.epoch}", training=False):
                 metrics = validate(progress.epoch)

@@ -15,6 +15,7 @@ from medsam2.modeling.sam2 import NO_OBJ_SCORE
 
 SIZE = 8
 SCORES = (2.0, -1.0, 0.5)
+COUNTS = {"mask": 3, "iou": 3, "presence": 3}
 
 
 def targets() -> Tensor:
@@ -74,7 +75,7 @@ def test_where_nothing_is_there_only_presence_teaches() -> None:
     logits, ious, scores = answers()
     terms = Supervision(BCE(), 1.0, 1.0)(logits, ious, scores, targets() * 0, torch.zeros(3, dtype=torch.bool))
     assert [float(terms[name].detach()) for name in ("mask", "iou")] == [0, 0]
-    add_up([terms]).total.backward()
+    add_up([terms], COUNTS).total.backward()
     assert logits.grad is None or not logits.grad.any()
     torch.testing.assert_close(scores.grad, scores.detach().sigmoid() / 3)
 
@@ -98,7 +99,7 @@ def test_a_gated_mask_would_be_a_constant_and_is_never_judged() -> None:
     gated = logits.where((scores > 0)[..., None, None], NO_OBJ_SCORE)
     assert float(BCE()(enlarge(gated[1:2]), targets()[1:2]).detach()) == pytest.approx(1024 / 2)
     terms = Supervision(BCE(), 1.0, 1.0)(logits, ious, scores, targets(), None)
-    add_up([terms]).total.backward()
+    add_up([terms], COUNTS).total.backward()
     assert float(terms["mask"].detach()) < 10
     assert logits.grad is not None
     assert logits.grad[1].abs().sum() > 0  # the object that is there although its score says no
@@ -118,7 +119,7 @@ class Plain(nn.Module):
 def test_of_candidates_the_best_is_trained_and_all_ious(loss: nn.Module) -> None:
     logits, ious, scores = answers(3)
     terms = Supervision(loss, 1.0, 1.0)(logits, ious, scores, targets(), None)
-    add_up([terms]).total.backward()
+    add_up([terms], COUNTS).total.backward()
     large = enlarge(logits)
     if isinstance(loss, FocalDice):
         costs = torch.stack([loss.per_mask(large[:, k : k + 1], targets())[:, 0] for k in range(3)], dim=1)
@@ -145,7 +146,7 @@ def test_the_first_of_equal_candidates_is_trained_as_if_it_were_alone() -> None:
     thrice = judge(logits.expand(-1, 3, -1, -1), ious.expand(-1, 3), scores, targets(), None)
     for name, value in alone.items():
         torch.testing.assert_close(thrice[name], value)
-    gradients = [torch.autograd.grad(add_up([terms]).total, logits)[0] for terms in (alone, thrice)]
+    gradients = [torch.autograd.grad(add_up([terms], COUNTS).total, logits)[0] for terms in (alone, thrice)]
     torch.testing.assert_close(*gradients)
 
 
@@ -174,8 +175,16 @@ def test_negative_weights_are_refused(weights: dict[str, float]) -> None:
 
 def test_rounds_are_averaged_term_by_term() -> None:
     first = {"mask": torch.tensor(2.0, requires_grad=True), "iou": torch.tensor(1.0)}
-    second = {"mask": torch.tensor(4.0)}
-    total, terms = add_up([first, second])
-    assert {name: float(value) for name, value in terms.items()} == {"loss": 4.0, "mask": 3.0, "iou": 1.0}
+    second = {"mask": torch.tensor(4.0), "iou": torch.tensor(2.0)}
+    total, terms, parts = add_up([first, second], {"mask": 2, "iou": 2, "presence": 3})
+    assert {name: float(value) for name, value in terms.items()} == {"loss": 4.5, "mask": 3.0, "iou": 1.5}
+    assert [(float(part.mean), part.objects) for part in parts.values()] == [(3.0, 2), (1.5, 2)]
     assert total.requires_grad
     assert not any(value.requires_grad for value in terms.values())
+
+
+@pytest.mark.parametrize(("presence", "shown"), [(1.0, 2), (0.0, 3)])
+def test_terms_know_of_how_many_objects_they_are_means(presence: float, shown: int) -> None:
+    judge, present = Supervision(BCE(), 1.0, presence), torch.tensor([True, False, True])
+    assert judge.count(present, 3) == {"mask": shown, "iou": shown, "presence": 3}
+    assert judge.count(None, 3) == COUNTS

@@ -162,3 +162,9 @@ def test_the_shares_are_those_of_a_network() -> None:
     assert activations(4, 256, decoder=True) / whole == pytest.approx(1 - FROZEN, abs=0.05)
     # a block that is computed again holds its activations for a moment, so less than what is not kept is saved
     assert 0 < 1 - activations(4, 256, checkpointing=True) / whole - CHECKPOINTED < 0.1
+
+
+def test_a_batch_that_devices_share_is_halved_as_long_as_each_keeps_an_image() -> None:
+    usage = Usage(4, 1, None, None, None, False, 10, 10, 0, None, devices=2)
+    assert "batch_size=2 trainer.accumulate=2: saves about 50%" in explain_oom(usage, "training", "full")
+    assert "batch_size" not in explain_oom(replace(usage, batch_size=2), "training", "full")

@@ -440,7 +440,7 @@ def test_there_is_one_autocast_around_the_loss_and_a_scaler_for_fp16_alone(
     class Recording(PixelMethod):
         def loss(self, batch: Batch) -> Loss:
             state.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
-            total, terms = super().loss(batch)
+            total, terms, _ = super().loss(batch)
             total.register_hook(lambda gradient: state.append((torch.is_autocast_enabled("cpu"), dtype)))
             return Loss(total, terms)
 
@@ -503,7 +503,7 @@ def test_a_non_finite_loss_in_a_group_spoils_no_weights(fit: Callable[..., Fit],
 
         def loss(self, batch: Batch) -> Loss:
             self.calls += 1
-            total, terms = super().loss(batch)
+            total, terms, _ = super().loss(batch)
             return Loss(total * (value if self.calls == 4 else 1.0), terms)
 
     run = fit(method=Spoilt())
@@ -518,7 +518,7 @@ def test_a_non_finite_gradient_names_its_parts_the_terms_and_every_case_of_the_s
 
         def loss(self, batch: Batch) -> Loss:
             Spoilt.seen += batch.case_ids
-            total, terms = super().loss(batch)
+            total, terms, _ = super().loss(batch)
             if len(Spoilt.seen) == 6:
                 total.register_hook(lambda gradient: gradient * math.inf)
             if len(Spoilt.seen) == 8:
