@@ -52,5 +52,4 @@ class GridSweeper(BasicSweeper):
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with flag_override(cfg, ["readonly", "struct"], False):
             del cfg["hydra"]
-            cfg.run_id, cfg.run_dir = cfg.run_id, cfg.run_dir  # hashed once, not at every look at the job
         return Job(tuple(overrides), cfg)

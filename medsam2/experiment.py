@@ -5,13 +5,11 @@ Nothing else in the project turns configuration into objects.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
 import signal
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -27,13 +24,13 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from medsam2.build import build_method, build_optimizer
 from medsam2.code import code_hash
 from medsam2.config import environment_path, identity
-from medsam2.config_check import ConfigError, check, is_command
+from medsam2.config_check import check, is_command
 from medsam2.distributed import rank, world_size
-from medsam2.files import write_atomic
+from medsam2.failures import CodeChanged, explain, leave_word, record_failure, state_after
 from medsam2.ranks.tasks import check_tasks, follow, follows, leading, run_ranks
 from medsam2.ranks.worker import Link
-from medsam2.redact import RedactingFormatter, protect_logging, redact
-from medsam2.runs import RunBusy, RunDirectory, RunDirectoryError
+from medsam2.redact import RedactingFormatter, protect_logging
+from medsam2.runs import RunDirectory
 from medsam2.tracking.base import Offline, RunInfo, Tracker
 from medsam2.training.stop import Preempted, Pruned, Stop
 
@@ -42,10 +39,6 @@ if TYPE_CHECKING:
     from medsam2.tasks.parts import Outcome, Parts
 
 log = logging.getLogger("medsam2")
-
-
-class CodeChanged(RuntimeError):
-    """The code is not what it was when the sweep was submitted."""
 
 
 def run(cfg: DictConfig) -> float:
@@ -81,13 +74,13 @@ def run(cfg: DictConfig) -> float:
 
 
 def _fail(cfg: DictConfig, error: Exception) -> float:
-    _explain(error)
+    explain(error)
     if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
         log.error("the same command with task=check names everything that is wrong with this dataset")
     if not _in_sweep():
         raise SystemExit(1) from None
     if not is_command(cfg):
-        _leave_word(cfg, error)
+        leave_word(RunDirectory(environment_path(cfg.run_dir)), cfg.run_id, error)
     return math.nan
 
 
@@ -185,8 +178,8 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
         try:
             outcome = _do_task(cfg, directory, tracker, stop)
         except BaseException as error:
-            state = _state_after(error)
-            _record_failure(directory, state, error, time.time() - start)
+            state = state_after(error)
+            record_failure(directory, state, error, time.time() - start)
             tracker.finish(state)
             if isinstance(error, Pruned):
                 return math.nan
@@ -196,12 +189,6 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
         log.info("finished in %.0f s: %s", seconds, summary_line(directory))
         tracker.finish("finished")
     return outcome.value
-
-
-def _state_after(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt) or (isinstance(error, Preempted) and error.signum == signal.SIGINT):
-        return "interrupted"
-    return "preempted" if isinstance(error, Preempted) else "pruned" if isinstance(error, Pruned) else "failed"
 
 
 def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
@@ -370,70 +357,3 @@ def _log_file(path: Path) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-
-
-def _record_failure(directory: RunDirectory, state: str, error: BaseException, seconds: float) -> None:
-    """Status, traceback and a line in the log; a full disk must not hide the error that is being recorded."""
-    text = redact("".join(traceback.format_exception(error)))
-    if state in ("interrupted", "preempted"):
-        log.warning("%s; the same command (without force=true) goes on where it stopped: %s", state, directory.path)
-    elif state == "pruned":
-        log.info("pruned: %s", error)
-    else:
-        log.debug("%s", text)
-    said, reason = redact(f"{type(error).__name__}: {error}"), reason_of(error) if state == "failed" else None
-    try:
-        directory.update(state=state, error=said, reason=reason, seconds=seconds)
-        if state == "failed":
-            write_atomic(directory.path / "error.txt", text)
-    except OSError as full:
-        log.error("the failure could not be recorded in %s: %s", directory.path, full)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a run failed, in a word: config, data, memory, non-finite, disk, code; `error` for anything else."""
-    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk"
-    kinds = {
-        "ConfigError": "config",
-        "RunDirectoryError": "config",
-        "CheckpointError": "config",
-        "DatasetError": "data",
-        "OutOfMemory": "memory",
-        "MemoryError": "memory",
-        "NonFiniteLoss": "non-finite",
-        "CodeChanged": "code",
-        "RankKilled": "killed",
-        "RankLost": "killed",
-    }
-    names = [base.__name__ for base in type(cause).__mro__]  # by name: to import the classes would import torch
-    return next((kinds[name] for name in names if name in kinds), "error")
-
-
-def _leave_word(cfg: DictConfig, error: Exception) -> None:
-    """Records why a job of a sweep did not even start, for the sweep to name; results and other runs stay."""
-    directory = RunDirectory(environment_path(cfg.run_dir))
-    status = directory.status()
-    if (
-        isinstance(error, RunBusy)
-        or status["state"] in ("finished", "failed")
-        or status.get("run_id", cfg.run_id) != cfg.run_id
-    ):
-        return
-    try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        said = redact(f"{type(error).__name__}: {error}")
-        directory.update(run_id=cfg.run_id, state="failed", reason=reason_of(error), error=said)
-    except OSError as full:
-        log.error("the failure could not be recorded in %s: %s", directory.path, full)
-
-
-def _explain(error: Exception) -> None:
-    """Mistakes of the user as one clear text; anything else with its traceback."""
-    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-    if isinstance(cause, ConfigError | RunDirectoryError | ValueError | RuntimeError | OSError):
-        log.error("%s", cause)
-        log.debug("traceback", exc_info=error)
-    else:
-        log.error("unexpected %s", type(error).__name__, exc_info=error)

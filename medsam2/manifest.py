@@ -12,7 +12,7 @@ from medsam2.files import write_atomic
 
 def short_name(overrides: Sequence[str], axes: Sequence[str]) -> str:
     """What tells a job from the others of its sweep: `model=sam2_s seed=1`; all of it where nothing is swept."""
-    swept = [o for o in overrides if o.lstrip("+").partition("=")[0] in axes]
+    swept = [o.lstrip("+") for o in overrides if o.lstrip("+").partition("=")[0] in axes]
     return " ".join(swept or overrides)
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
 from medsam2.config import environment_path
 from medsam2.config_check import ConfigError, check
@@ -22,6 +22,10 @@ class Job:
 
     overrides: tuple[str, ...]
     cfg: DictConfig
+
+    def __post_init__(self) -> None:
+        with flag_override(self.cfg, ["readonly", "struct"], False):
+            self.cfg.run_id, self.cfg.run_dir = self.cfg.run_id, self.cfg.run_dir  # hashed once, not at every look
 
     @property
     def directory(self) -> RunDirectory:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from medsam2.config import PROJECT, group_help, register_resolvers
 from medsam2.config_bind import target_problems
 from medsam2.config_check import range_problems, unknown_keys
 from medsam2.search.space import parse_space
+from tests.fakes import compose_config
 
 CONF = PROJECT / "conf"
 GOLDEN = Path(__file__).parent / "default.yaml"
@@ -78,9 +80,10 @@ def test_every_job_of_a_sweep_composes_to_a_run_of_its_own(sweep: str) -> None:
         jobs = [space.overrides(corner) for corner in space.corners()]
     else:
         jobs = list(itertools.product(*map(_values, parsed)))
+    GlobalHydra.instance().clear()  # compose_config has its own, and composes each set of groups once
     run_ids = set()
     for job in jobs:
-        cfg = compose("config", overrides=list(job))
+        cfg = compose_config(*job)
         run_ids.add(cfg.run_id)
         assert problems(cfg) == []
     assert len(run_ids) == len(jobs) > 1

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from medsam2.code import code_hash
 from medsam2.runs import RunDirectory
 from medsam2.sweep import Job, run_sweep
-from medsam2.tracking.mlflow import MlflowTracker
 from tests.conftest import Compose
 
 SWEEP_KEYS = ("++job.", "force=false")
@@ -254,7 +254,7 @@ def test_jobs_are_children_of_one_parent_run_that_gets_the_table(
             run_sweep(some, ["seed"], launch)
         parents = {o.split("=")[1] for call in launch.calls for o in call if o.startswith("++job.parent_run_id")}
         (parent,) = parents  # the second attempt goes under the first one's parent
-        client = MlflowTracker(tmp_path / "outputs").client
+        client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
         stored = client.get_run(parent)
         assert stored.info.status == status
         assert sorted(a.path for a in client.list_artifacts(parent)) == ["table.csv", "table.md"]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_a_sweep_checks_every_dataset_and_names_the_bad_ones(
         return [run(job.cfg) for job in jobs]
 
     with pytest.raises(SystemExit) as caught:
-        run_sweep(jobs, ["dataset"], launch)
+        run_sweep(jobs, ["dataset"], SimpleNamespace(launch=launch, here=True))
     assert caught.value.code == 1
     assert caplog.messages[-2:] == ["failed: dataset.name=bad", "failed: dataset.name=absent"]
     assert [(saved(cfg) / "summary.json").exists() for cfg in cfgs] == [True, True, False, True]

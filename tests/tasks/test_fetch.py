@@ -8,12 +8,13 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -437,8 +438,8 @@ def test_weights_that_are_no_download(config: Compose, tmp_path: Path, caplog: p
     assert "nothing to fetch: there is no model.release.url. model=litemedsam takes its weights from" in caplog.text
 
 
-def launch(jobs: Sequence[Job]) -> Callable[..., list[float]]:
-    """Runs each job as Hydra's launcher would inside a sweep, where a failure is a NaN."""
+def launch(jobs: Sequence[Job]) -> SimpleNamespace:
+    """A launcher that runs each job as Hydra's launcher would inside a sweep, where a failure is a NaN."""
 
     def start(batch: Sequence[Sequence[str]], initial_job_idx: int) -> list[float]:
         assert [tuple(overrides) for overrides in batch] == [job.overrides for job in jobs]
@@ -450,7 +451,7 @@ def launch(jobs: Sequence[Job]) -> Callable[..., list[float]]:
                 values.append(math.nan)
         return values
 
-    return start
+    return SimpleNamespace(launch=start, here=True)
 
 
 def jobs_of(config: Compose, files: Files, target: Path, *models: str) -> list[Job]:

@@ -103,9 +103,7 @@ def test_a_flipped_bit_is_found_although_torch_would_load_it(checkpoints: Checkp
     checkpoints.save_last(state(), PROGRESS)
     flip_a_bit(tmp_path / "last.pt")
     torch.load(tmp_path / "last.pt", weights_only=True)  # says nothing
-    with pytest.raises(
-        CheckpointError, match=r"last\.pt: cannot be read \(checksum of .*data/0 is"
-    ):
+    with pytest.raises(CheckpointError, match=r"last\.pt: cannot be read \(checksum of .*data/0 is"):
         checkpoints.load_last()
 
 
