@@ -26,10 +26,11 @@ test: install  ## run the tests, less the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster"
 
 test-slow: install  ## run the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and cluster"
 
 test-cluster: install  ## run sweeps on a SLURM started on this machine (Debian's slurm-wlm and munge, as root)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "cluster and not slow"
 
 check: install  ## lint, types, import layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -42,6 +43,7 @@ bench: install  ## measure what a job costs beside its training, and SAM 2 besid
 	$(BIN)/python -m benchmarks.sam2_tracking
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.sweep
 
 ui: install  ## browse the runs in MLflow on http://127.0.0.1:5000 (PORT=… for another port)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --host 127.0.0.1 --port $(PORT)

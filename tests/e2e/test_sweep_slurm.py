@@ -163,7 +163,7 @@ def test_four_of_six_survive_and_the_others_are_named_with_their_reasons(swept: 
         KILLED: ("failed", "killed"),
         **dict.fromkeys((REQUEUED, LONG, *PLAIN), ("finished", None)),
     }
-    assert sorted(re.findall(r"failed \((.*?)\): .* model\.tuning=(.*?) paths", head.text())) == [
+    assert sorted(re.findall(r"failed \((.*?)\): model\.tuning=(.*?\}): ", head.text())) == [
         ("killed", KILLED),
         ("non-finite", RAISES),
     ]
@@ -200,6 +200,7 @@ def test_the_same_command_again_runs_only_what_is_missing(swept: tuple[Path, Hea
     assert re.findall(r"failed \((.*?)\): ", head.text()) == ["non-finite"]
 
 
+@pytest.mark.slow
 def test_jobs_go_on_without_the_command_that_submitted_them(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -225,6 +226,7 @@ def test_jobs_go_on_without_the_command_that_submitted_them(
     assert [status(run)["state"] for run in runs(output)] == ["finished", "finished"]
 
 
+@pytest.mark.slow
 def test_a_job_told_to_leave_on_a_node_without_scontrol_is_named_and_submitted_again(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
