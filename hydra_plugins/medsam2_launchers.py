@@ -43,7 +43,8 @@ class LocalLauncher(Launcher):
         from medsam2.launch.worker import Program
 
         try:
-            places = find_places(str(OmegaConf.select(config, "device")), self.jobs, self.jobs_per_gpu)
+            device, devices = str(OmegaConf.select(config, "device")), OmegaConf.select(config, "trainer.devices")
+            places = find_places(device, self.jobs, self.jobs_per_gpu, devices or 1)
         except ValueError as error:
             log.error("%s", error)
             raise SystemExit(1) from None

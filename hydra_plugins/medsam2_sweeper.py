@@ -1,4 +1,4 @@
-"""Hydra finds plugins in the package `hydra_plugins`; what the sweeper does stands in medsam2/sweep.py."""
+"""Hydra finds plugins in the package `hydra_plugins`; what the sweeper does stands in medsam2/sweep/."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,10 @@ class Claim:
             return None
         except (json.JSONDecodeError, OSError):  # being written at this moment, or cut off by a crash
             content, age = {}, _age(self.path)
-        if content.get("job") and content["job"] == slurm_job() and content.get("restart", 0) < _restarts():
+        if content.get("job") and content["job"] == slurm_job() and content.get("restart", 0) < restarts():
             return None  # this job's own, from before it was requeued to another node
         if content.get("machine") == _machine():
-            return content if content["born"] is not None and content["born"] == _born(content["pid"]) else None
+            return None if is_dead(content) else content
         return content if age < STALE else None
 
     def take(self) -> bool:
@@ -60,13 +60,16 @@ class Claim:
                 return False
             self.path.unlink(missing_ok=True)
             self._token = uuid.uuid4().hex
-            me = {"host": platform.node(), "machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid())}
             try:
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 return False
-            with os.fdopen(handle, "w") as file:
-                json.dump(me | {"job": slurm_job(), "restart": _restarts(), "token": self._token}, file)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    json.dump(this_process() | {"restart": restarts(), "token": self._token}, file)
+            except OSError:  # a full disk: an empty file would be nobody's claim
+                self.path.unlink(missing_ok=True)
+                raise
         self._ended.clear()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return True
@@ -82,6 +85,8 @@ class Claim:
         while not self._ended.wait(BEAT):
             try:
                 if not self._owned():
+                    if self._ended.is_set():  # given back between the two looks
+                        return
                     log.error("%s: another process took this run over; this one ends", self.path)
                     logging.shutdown()
                     os._exit(75)  # whatever else it wrote would be mixed with the other's
@@ -111,13 +116,26 @@ class Claim:
             lock.release()
 
 
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others: host, machine, pid, born, job of SLURM."""
+    me = {"host": platform.node(), "machine": _machine(), "pid": os.getpid(), "born": _born(os.getpid())}
+    return me | {"job": slurm_job()}
+
+
+def is_dead(process: Mapping[str, Any]) -> bool:
+    """Whether a process, told by `this_process`, is known to have ended; of other machines nothing is known."""
+    here = process.get("machine") == _machine()
+    return here and (process["born"] is None or process["born"] != _born(process["pid"]))
+
+
 def slurm_job() -> str | None:
     """The SLURM job this process belongs to, `17` or `17_3` in an array; None outside of one."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
-def _restarts() -> int:
+def restarts() -> int:
+    """How often SLURM has requeued this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 

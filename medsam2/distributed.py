@@ -6,6 +6,7 @@ torch is imported where ranks are.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,11 +46,20 @@ def world_size() -> int:
     return _here.world
 
 
-def serve() -> Any:
-    """A store for ranks to meet at, on a free port (its attribute `port`); it lasts as long as the object."""
+def serve(host: str) -> Any:
+    """A store for ranks to meet at, on a free port (its attribute `port`); it lasts as long as the object.
+
+    Args:
+        host: the address it listens on; of this machine alone, 127.0.0.1, nobody else can reach it.
+    """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    return TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10))
+    listening = socket.create_server((host, 0))
+    port, descriptor = listening.getsockname()[1], listening.detach()
+    wait = timedelta(minutes=10)
+    return TCPStore(
+        host, port, is_master=True, wait_for_workers=False, timeout=wait, master_listen_fd=descriptor
+    )  # by itself it would listen on every interface
 
 
 @contextmanager

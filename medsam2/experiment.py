@@ -22,6 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from medsam2.build import build_method, build_optimizer
+from medsam2.claims import restarts
 from medsam2.code import code_hash
 from medsam2.config import environment_path, identity
 from medsam2.config_check import check, is_command
@@ -30,7 +31,7 @@ from medsam2.failures import CodeChanged, explain, leave_word, record_failure, s
 from medsam2.ranks.tasks import check_tasks, follow, follows, leading, run_ranks
 from medsam2.ranks.worker import Link
 from medsam2.redact import RedactingFormatter, protect_logging
-from medsam2.runs import RunDirectory
+from medsam2.runs import RunBusy, RunDirectory
 from medsam2.tracking.base import Offline, RunInfo, Tracker
 from medsam2.training.stop import Preempted, Pruned, Stop
 
@@ -54,7 +55,7 @@ def run(cfg: DictConfig) -> float:
     protect_logging()
     with flag_override(cfg, ["readonly", "struct"], False):
         cfg.run_id, cfg.run_dir = cfg.run_id, cfg.run_dir  # once: each look at them would hash the whole config
-    stop = Stop(stays=[signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else [])
+    stop = Stop(stays=[signal.SIGTERM] if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else [])
     try:
         return _call(cfg) if is_command(cfg) else _run_unless_finished(cfg, stop)
     except Preempted as error:
@@ -74,6 +75,9 @@ def run(cfg: DictConfig) -> float:
 
 
 def _fail(cfg: DictConfig, error: Exception) -> float:
+    if isinstance(error, RunBusy) and _in_sweep():
+        log.info("%s", error)
+        return math.nan
     explain(error)
     if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
         log.error("the same command with task=check names everything that is wrong with this dataset")
@@ -155,7 +159,7 @@ def _lead(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
             return stored
         _check_code(cfg)
         check(cfg)
-        with directory.claim(wait=0.0 if _in_sweep() else 10.0):
+        with directory.claim(wait=2.0 if _in_sweep() else 10.0):
             stop.check()
             stored = finished_value(cfg)  # another process may have finished it while this one looked and waited
             return _run(cfg, directory, stop) if stored is None else stored
@@ -171,7 +175,7 @@ def _check_code(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
     config = OmegaConf.to_yaml(cfg, resolve=True)
-    directory.open(cfg.run_id, config, fresh=bool(cfg.force), params=identity(cfg))
+    directory.open(cfg.run_id, config, fresh=bool(cfg.force) and not restarts(), params=identity(cfg))
     tracker = build_tracker(cfg)
     with _log_file(directory.path / "run.log"):
         start = time.time() - directory.status().get("seconds", 0.0)
@@ -185,7 +189,9 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
                 return math.nan
             raise
         seconds = time.time() - start
-        directory.update(state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds)
+        directory.update(
+            state="finished", value=outcome.value, metrics=outcome.metrics, seconds=seconds, error=None, reason=None
+        )
         log.info("finished in %.0f s: %s", seconds, summary_line(directory))
         tracker.finish("finished")
     return outcome.value

@@ -47,13 +47,16 @@ def record_failure(directory: RunDirectory, state: str, error: BaseException, se
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a run failed, in a word: config, data, memory, non-finite, disk, code; `error` for anything else."""
+    """Why a run failed, in a word: config, data, memory, non-finite, disk, code, killed; `error` for anything else."""
     cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk"
+    if "DataLoader worker" in str(cause) and "killed by signal" in str(cause):
+        return "killed"
     kinds = {
         "ConfigError": "config",
         "RunDirectoryError": "config",
+        "DamagedCheckpoint": "disk",
         "CheckpointError": "config",
         "DatasetError": "data",
         "OutOfMemory": "memory",
@@ -69,17 +72,17 @@ def reason_of(error: BaseException) -> str:
 
 def leave_word(directory: RunDirectory, run_id: str, error: Exception) -> None:
     """Records why a job of a sweep did not even start, for the sweep to name; results and other runs stay."""
-    status = directory.status()
-    if (
-        isinstance(error, RunBusy)
-        or status["state"] in ("finished", "failed")
-        or status.get("run_id", run_id) != run_id
-    ):
+    if isinstance(error, RunBusy):
         return
     try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        said = redact(f"{type(error).__name__}: {error}")
-        directory.update(run_id=run_id, state="failed", reason=reason_of(error), error=said)
+        with directory.claim(wait=0.0):  # the status of a run that another process computes is that process's
+            status = directory.status()
+            if status["state"] in ("finished", "failed") or status.get("run_id", run_id) != run_id:
+                return
+            said = redact(f"{type(error).__name__}: {error}")
+            directory.update(run_id=run_id, state="failed", reason=reason_of(error), error=said)
+    except RunBusy:
+        return
     except OSError as full:
         log.error("the failure could not be recorded in %s: %s", directory.path, full)
 

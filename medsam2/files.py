@@ -17,6 +17,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk is not told by the name of what is written
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

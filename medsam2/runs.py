@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medsam2.claims import Claim, slurm_job
+from medsam2.claims import Claim, is_dead, slurm_job
 from medsam2.code import git_revision
 from medsam2.distributed import on_first_rank
 from medsam2.files import show_differences, write_atomic
@@ -69,8 +69,10 @@ class RunDirectory:
             return {"state": "new"}
 
     def look(self) -> dict[str, Any]:
-        """The status as it really is: a run that is `running` and whose process is gone has failed, killed."""
+        """The status as it really is: `running` without a process is failed, killed; `queued` by nobody is new."""
         status = self.status()
+        if status["state"] == "queued" and is_dead(status.get("head", {})):
+            return status | {"state": "new"}  # who would have started it is gone
         if status["state"] != "running" or self.held():
             return status
         status = self.status()  # it may have ended between the two looks

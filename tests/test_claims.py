@@ -137,6 +137,47 @@ def test_a_process_whose_run_was_taken_over_ends_itself(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "c").read_text())["token"] == "another's"
 
 
+def test_giving_back_in_the_middle_of_a_heartbeat_ends_nobody(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+import medsam2.claims as c
+c.BEAT = 0.0005
+owned = c.Claim._owned
+c.Claim._owned = lambda self: (time.sleep(0.002), owned(self))[1]  # a slow file system
+for _ in range(150):
+    claim = c.Claim(Path(sys.argv[1]))
+    assert claim.take()
+    time.sleep(0.001)
+    claim.release()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "c")], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_requeued_job_takes_over_its_own_claim_from_another_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    write_claim(tmp_path / "c", job="17", restart=0)
+    assert Claim(tmp_path / "c").holder() is not None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert Claim(tmp_path / "c").holder() is None
+
+
+def test_a_claim_that_the_disk_had_no_room_for_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(claims.json, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        Claim(tmp_path / "c").take()
+    assert Claim(tmp_path / "c").holder() is None
+
+
 @pytest.mark.parametrize(
     ("variables", "job"),
     [

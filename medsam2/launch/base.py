@@ -30,7 +30,7 @@ class Starter(Protocol):
         """Starts one job per list of overrides, numbered from `first`, and returns at once."""
 
     def alive(self, job: str) -> bool:
-        """Whether a job that an earlier process started (`status["slurm_job_id"]`) may still run or come back."""
+        """Whether a job of an earlier command (its label in the manifest, `17_3`) may still run or come back."""
 
     def close(self) -> None:
         """Called after the last job has ended."""

@@ -53,8 +53,11 @@ def build_places(
     return [Place(gpus[i % len(gpus)] if gpus else None, threads) for i in range(count)]
 
 
-def find_places(device: str, jobs: int | None = None, jobs_per_gpu: int = 1) -> list[Place]:
+def find_places(device: str, jobs: int | None = None, jobs_per_gpu: int = 1, devices: int = 1) -> list[Place]:
     """The places of this machine, within CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS and the processors this process may use.
+
+    Args:
+        devices: GPUs that each job computes on.
 
     Raises:
         ValueError: as `build_places`; a GPU chosen by number, since each job sees its own alone, as number 0.
@@ -64,6 +67,7 @@ def find_places(device: str, jobs: int | None = None, jobs_per_gpu: int = 1) -> 
             f"device={device}: this launcher gives each job a GPU; use device=cuda, and CUDA_VISIBLE_DEVICES to choose"
         )
     gpus = visible_gpus() if device == "auto" or device.startswith("cuda") else []
+    gpus = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)] or gpus
     threads = os.environ.get("OMP_NUM_THREADS", "")
     given = int(threads) if threads.isdigit() and int(threads) else None
     return build_places(gpus, len(os.sched_getaffinity(0)), jobs, jobs_per_gpu, given)

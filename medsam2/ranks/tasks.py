@@ -80,11 +80,13 @@ def leading(run: Path) -> Iterator[None]:
 
 def run_ranks(run: Path, work: Work, args: Sequence[Any], devices: int, stop: Stop, update: Callable[[], None]) -> Any:
     """`work(link, *args)` on every device, as run_team; returns what the first rank's call returns."""
-    task, store = find_task(), serve()
+    task = find_task()
+    several = task is not None and os.environ.get("SLURM_STEP_NUM_NODES", "1") != "1"
+    host = socket.gethostname() if several else "127.0.0.1"
+    store = serve("" if several else host)
     if task is None:
-        seats = [Seat(rank, devices, "127.0.0.1", store.port, rank) for rank in range(devices)]
+        seats = [Seat(rank, devices, host, store.port, rank) for rank in range(devices)]
         return run_team(seats, work, args, stop, update, Nobody())
-    host = socket.gethostname() if os.environ.get("SLURM_STEP_NUM_NODES", "1") != "1" else "127.0.0.1"
     write_atomic(_file(run), json.dumps({"step": task.step, "host": host, "port": store.port}))
     others = _Led(store, task.total)
     try:

@@ -100,5 +100,5 @@ def _take_device(seat: Seat) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may have no address
     if torch.cuda.is_available():
         torch.cuda.set_device(seat.local % torch.cuda.device_count())  # SLURM may show each task its own alone
-    if not {"OMP_NUM_THREADS", "SLURM_STEP_NUM_TASKS"} & set(os.environ):  # SLURM shares out the processor itself
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:  # else SLURM shares out the processor itself
         torch.set_num_threads(max(1, torch.get_num_threads() // seat.world))

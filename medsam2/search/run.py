@@ -17,7 +17,7 @@ from medsam2.config import environment_path
 from medsam2.config_check import ConfigError, is_command
 from medsam2.experiment import build_tracker
 from medsam2.manifest import Manifest
-from medsam2.redact import protect_logging
+from medsam2.redact import protect_logging, redact
 from medsam2.results.board import Board
 from medsam2.search.heads import Head
 from medsam2.search.report import name_failures, print_trials
@@ -183,7 +183,11 @@ class Part:
             if "run_dir" not in trial.user_attrs:
                 continue
             run_id, folder = trial.user_attrs["run_id"], trial.user_attrs["run_dir"]
-            jobs[run_id] = {"run_id": run_id, "run_dir": folder, "overrides": self.space.overrides(trial.params)}
+            jobs[run_id] = {
+                "run_id": run_id,
+                "run_dir": folder,
+                "overrides": [redact(o) for o in self.space.overrides(trial.params)],
+            }
             jobs[run_id] |= {"job": labels[run_id]} if run_id in labels else {}
         self.manifest.update(jobs=list(jobs.values()))
 

@@ -118,7 +118,11 @@ def open_sweep(
 
 
 def _entry(job: Job, labels: dict[str, str]) -> dict[str, Any]:
-    entry = {"run_id": job.cfg.run_id, "run_dir": str(job.directory.path), "overrides": list(job.overrides)}
+    entry = {
+        "run_id": job.cfg.run_id,
+        "run_dir": str(job.directory.path),
+        "overrides": [redact(o) for o in job.overrides],
+    }
     return entry | ({"job": labels[job.cfg.run_id]} if job.cfg.run_id in labels else {})
 
 

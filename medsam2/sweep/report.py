@@ -30,7 +30,6 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
     states = [(job, own_status(job)) for job in jobs]
     runs = [_table_run(job, status, axes) for job, status in states]
     frame, structures = build_table(runs), build_table(split_structures(runs))
-    files = save_table(frame, manifest.folder)
     print_table(frame, title=f"sweep {manifest.folder.name}")
     if not structures.empty:
         print_table(structures, title="per structure")
@@ -41,9 +40,14 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
         log.error("failed (%s): %s: %s (%s)", reason, name_of(job), status["error"], job.directory.path)
     for job, status in unfinished:
         log.warning("%s: %s (the same command goes on with it)", status["state"], name_of(job))
-    log.info("table: %s", manifest.folder / "table.csv")
     state = "failed" if failed else "interrupted" if unfinished else "finished"
-    manifest.update(state=state)
+    try:
+        files = save_table(frame, manifest.folder)
+        manifest.update(state=state)
+    except OSError as full:
+        log.error("the table could not be stored: %s", full)
+        return [], state
+    log.info("table: %s", manifest.folder / "table.csv")
     return files, state
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medsam2.claims import this_process
 from medsam2.launch.base import Handle, Starter
 from medsam2.manifest import Manifest
 from medsam2.runs import ENDED, RunBusy
@@ -17,7 +18,7 @@ from medsam2.sweep.report import own_status
 
 log = logging.getLogger("medsam2.sweep")
 
-INTERVAL = 0.25  # seconds between two looks; on a cluster the launcher asks its queue less often
+INTERVAL = 0.25  # seconds between two looks; eight times that on a cluster, where files are far away
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class Watched:
     job: Job
     handle: Handle | None = None
     mine: bool = False  # this sweep gave it to its launcher
+    old: bool = False  # how it failed in an earlier attempt, whose process is just ending, is not how it ends
 
 
 class Watch:
@@ -46,6 +48,7 @@ class Watch:
         self.labels = manifest.labels()
         self.watched: list[Watched] = []
         self.number = 0
+        self.interval = INTERVAL * (8 if self.starter and self.starter.stays else 1)
 
     @property
     def active(self) -> int:
@@ -60,13 +63,18 @@ class Watch:
         """Gives jobs to the launcher. Those that another process is computing are only waited for."""
         entries = [Watched(job) for job in jobs]
         mine = [entry for entry in entries if not self._elsewhere(entry.job)]
+        for entry in entries:
+            if entry not in mine:
+                entry.old = entry.job.directory.status()["state"] in ("failed", "pruned")
+                log.info("another process has %s: waiting for it", entry.job.directory.path)
         self.watched += entries
         self._launch(mine)
 
     def _launch(self, entries: Sequence[Watched]) -> None:
         for entry in entries:
             entry.mine = True
-        entries = [entry for entry in entries if _queue(entry.job)]
+        head = {} if self.starter and self.starter.stays else this_process()
+        entries = [entry for entry in entries if _queue(entry.job, head)]
         commands = [[*entry.job.overrides, *self.extra, "force=false"] for entry in entries]
         first, self.number = self.number, self.number + len(commands)
         if not commands:
@@ -96,7 +104,9 @@ class Watch:
             how = entry.handle.ended() if entry.handle else None
             if entry.handle:
                 self.labels[entry.job.cfg.run_id] = entry.handle.label
-            if entry.job.directory.status()["state"] in ENDED or status.get("reason") == "config":
+            state = entry.job.directory.status()["state"]
+            others = not entry.mine and state in ("failed", "pruned") and (entry.old or entry.job.directory.held())
+            if (state in ENDED and not others) or status.get("reason") == "config":
                 ended.append((entry, own_status(entry.job)))  # again: it may have ended between the two looks
             elif entry.handle is not None and how is None:
                 continue
@@ -116,7 +126,7 @@ class Watch:
         while self.watched:
             look(self.poll())
             if self.watched:
-                time.sleep(INTERVAL)
+                time.sleep(self.interval)
 
     def stop(self) -> None:
         """Asks the jobs that end with this process to end, and waits for them."""
@@ -152,15 +162,24 @@ class Watch:
             return status
         began = "without a word" if status["state"] == "failed" else "before the run began"
         reason = "memory" if how and how.startswith("out of memory") else "killed"
+        if status["state"] != "failed" and how and how.startswith("exit"):
+            reason = "error"  # nobody killed it: no Python there, or a broken installation
         error = f"{self.labels.get(job.cfg.run_id, 'the job')} ended {began}{f' ({how})' if how else ''}"
         error += "; killed by somebody, or by the system for want of memory" if how == "signal 9" else ""
         error += "; the same command goes on with it"
-        job.directory.update(run_id=job.cfg.run_id, state="failed", reason=reason, error=error)
-        return job.directory.status()
+        entries = {"run_id": job.cfg.run_id, "state": "failed", "reason": reason, "error": error}
+        try:
+            job.directory.update(**entries)
+        except OSError as full:
+            log.error("not put on record: %s", full)
+        return job.directory.status() | entries
 
 
-def _queue(job: Job) -> bool:
+def _queue(job: Job, head: dict[str, Any]) -> bool:
     """Puts on record that the job waits. With force, what there is of it goes now, and not again when requeued.
+
+    Args:
+        head: the process without which it would never start; empty where the job outlives it.
 
     Returns:
         False for a run that another process finished in the meantime.
@@ -175,7 +194,10 @@ def _queue(job: Job) -> bool:
                 return False
             if job.cfg.force:
                 directory.clear()
-            directory.update(run_id=job.cfg.run_id, state="queued", reason=None, error=None, submitted=time.time())
+            entries = {"run_id": job.cfg.run_id, "state": "queued", "reason": None, "error": None, "head": head}
+            directory.update(**entries, submitted=time.time())
     except RunBusy:
         pass
+    except OSError as full:
+        log.error("%s: %s", directory.path, full)
     return True

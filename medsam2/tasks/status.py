@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -36,4 +37,7 @@ def status(output_dir: str, sweep: str | None = None) -> None:
     states = survey(manifest)
     console.print(build_board(states, f"sweep {manifest.folder.name}: {count_states(states)}"))
     if any(state["state"] != "finished" for _, state in states):
-        console.print("the same command runs what is missing: " + " ".join(manifest.read()["command"]), soft_wrap=True)
+        command = shlex.join(["python", *manifest.read()["command"]])
+        console.print(
+            f"the same command runs what is missing: {command}", soft_wrap=True, markup=False, highlight=False
+        )

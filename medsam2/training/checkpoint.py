@@ -116,14 +116,17 @@ class Checkpoints:
                     damage = error
         if state is None:
             if damage is not None:
-                raise CheckpointError(f"{damage}; there is no other one: start the run again with force=true")
+                raise DamagedCheckpoint(f"{damage}; there is no other one: start the run again with force=true")
             return None
         _set_rng_state(state.pop("rng"))
         return state, Progress(**state.pop("progress"))
 
     def load_best(self) -> dict[str, torch.Tensor]:
         """Raises CheckpointError for a file that is damaged, missing or another run's."""
-        weights: dict[str, torch.Tensor] = self._load(BEST)["model"]
+        try:
+            weights: dict[str, torch.Tensor] = self._load(BEST)["model"]
+        except DamagedCheckpoint as damage:
+            raise DamagedCheckpoint(f"{damage}; start the run again with force=true") from damage
         return weights
 
     def _save(self, name: str, state: dict[str, Any], keep: str | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from medsam2.distributed import all_max
 
+LEAVES = 1000  # above all signal numbers: who was asked to leave outvotes who was asked to save
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -58,7 +59,8 @@ class Stop:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         impatient = self.signum == signum and signum not in (*self.stays, signal.SIGUSR2)
-        self.signum = signum
+        if self.signum is None or signum not in self.stays:  # to save must not hide that the run was asked to leave
+            self.signum = signum
         if impatient:
             raise Preempted(signum)
         if signum == signal.SIGINT:
@@ -71,7 +73,8 @@ class Stop:
     @property
     def agreed(self) -> bool:
         """Whether any process of the run was asked to leave. All of them have to ask, at the same step."""
-        signum = all_max(self.signum or 0)
+        mine = 0 if self.signum is None else self.signum + LEAVES * (self.signum not in self.stays)
+        signum = all_max(mine) % LEAVES
         if signum:  # never back to None: a signal may have come since
             self.signum = signum
         return signum > 0

@@ -233,6 +233,7 @@ def test_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 2)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 3,9")  # torch sees two of them
     assert [place.gpu for place in find_places("auto")] == ["5", "3"]
+    assert [place.gpu for place in find_places("auto", devices=2)] == ["5,3"]
     assert [place.gpu for place in find_places("cpu", jobs=2)] == [None, None]
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert find_places("cuda", jobs=2) == [Place("5", 6), Place("3", 6)]

@@ -261,6 +261,32 @@ def test_jobs_are_children_of_one_parent_run_that_gets_the_table(
         assert stored.data.tags["axes"] == "seed"
 
 
+def test_a_disk_without_room_for_the_table_hides_neither_table_nor_failures(
+    jobs: Callable[..., list[Job]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", "table.csv")
+
+    monkeypatch.setattr("medsam2.results.table.save_table", full)
+    some = jobs("seed=0", "seed=1")
+    with pytest.raises(SystemExit):
+        run_sweep(some, ["seed"], Launcher(some, ends={"seed=1": "failed"}))
+    assert "1/2" in capsys.readouterr().out
+    assert "failed (error): seed=1: ValueError: no luck" in caplog.text
+    assert "the table could not be stored: [Errno 28] No space left on device: 'table.csv'" in caplog.text
+
+
+def test_the_manifest_keeps_no_password(jobs: Callable[..., list[Job]], tmp_path: Path) -> None:
+    some = jobs("seed=0 study='http://me:hunter22@db'")
+    run_sweep(some, ["seed"], Launcher(some))
+    (file,) = (tmp_path / "outputs" / "sweeps").glob("*/manifest.json")
+    assert "http://me:***@db" in str(json.loads(file.read_text())["jobs"])
+    assert "hunter22" not in str(json.loads(file.read_text())["jobs"])
+
+
 def test_a_job_knows_its_directory(jobs: Callable[..., list[Job]]) -> None:
     (job,) = jobs("seed=0")
     assert isinstance(job.directory, RunDirectory)

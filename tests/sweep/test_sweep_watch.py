@@ -112,6 +112,7 @@ def test_jobs_are_queued_then_end_one_by_one(jobs: list[Job], manifest: Manifest
         ),
         (True, "exit 3", "process 0 ended without a word (exit 3)"),
         (False, "exit 1", "process 0 ended before the run began (exit 1)"),
+        (False, "signal 9", "process 0 ended before the run began (signal 9)"),
     ],
 )
 def test_a_process_that_dies_without_a_word_is_put_on_record(
@@ -124,7 +125,8 @@ def test_a_process_that_dies_without_a_word_is_put_on_record(
         begin(jobs[0])
     assert watch.poll() == []  # its process is there: it may be loading
     starter.handles[0].how = how
-    assert states(watch.poll()) == [(0, "failed", "killed")]
+    reason = "killed" if began or how == "signal 9" else "error"
+    assert states(watch.poll()) == [(0, "failed", reason)]
     assert jobs[0].directory.status()["error"].startswith(said)
 
 
@@ -184,6 +186,29 @@ def test_a_job_that_found_its_run_busy_is_left_to_the_other(jobs: list[Job], man
         assert watch.poll() == []
         end(jobs[0])
     assert states(watch.poll()) == [(0, "finished", None)]
+
+
+def test_how_an_earlier_attempt_failed_is_not_how_the_job_ends(jobs: list[Job], manifest: Manifest) -> None:
+    starter = Starter()
+    watch = Watch(starter, [], manifest)
+    with jobs[0].directory.claim():  # the process of that attempt is about to end
+        end(jobs[0], "failed", reason="disk", error="x")
+        watch.start(jobs[:1])
+        assert watch.poll() == []
+    assert watch.poll() == []
+    assert len(starter.started) == 1
+    end(jobs[0])
+    assert states(watch.poll()) == [(0, "finished", None)]
+
+
+def test_jobs_that_nobody_will_start_are_not_queued(jobs: list[Job], manifest: Manifest) -> None:
+    Watch(Starter(), [], manifest).start(jobs[:1])
+    assert jobs[0].directory.look()["state"] == "queued"
+    head = jobs[0].directory.status()["head"]
+    jobs[0].directory.update(head=head | {"born": "1"})  # another process had this number
+    assert jobs[0].directory.look()["state"] == "new"
+    Watch(Starter(stays=True), [], manifest).start(jobs[1:2])
+    assert jobs[1].directory.status()["head"] == {}
 
 
 def test_jobs_in_the_queue_of_an_earlier_command_are_picked_up(jobs: list[Job], manifest: Manifest) -> None:

@@ -71,5 +71,17 @@ def test_a_signal_that_lets_the_run_stay_is_obeyed_by_saving_alone() -> None:
             stop.leave()
 
 
+def test_a_request_to_save_does_not_hide_the_one_to_leave() -> None:
+    """SLURM's USR2 before a time limit, and a TERM before the next step."""
+    stop = Stop(stays=[signal.SIGTERM])
+    with stop.listen():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed
+        with pytest.raises(Preempted) as caught:
+            stop.leave()
+    assert caught.value.signum == signal.SIGUSR2
+
+
 def test_no_ordinary_handler_swallows_it() -> None:
     assert not issubclass(Preempted, Exception)
