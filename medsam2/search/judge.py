@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 
-from medsam2.search.study import build_pruner, in_a_line, open_storage
+from medsam2.database import root_cause
+from medsam2.search.study import build_pruner, open_storage
 from medsam2.training.stop import Pruned
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Judge:
             return self._ask(epoch, value)
         except Exception as error:  # whatever a file system, a database or its driver may say
             if not self._warned:
-                log.warning("not judged, the study cannot be reached: %s", in_a_line(error))
+                log.warning("not judged, the study cannot be reached: %s", root_cause(error))
             self._warned = True
             return False
 

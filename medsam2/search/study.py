@@ -10,11 +10,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from medsam2.config_check import ConfigError
+from medsam2.database import root_cause, with_driver
 from medsam2.redact import redact
 
 if TYPE_CHECKING:
@@ -82,17 +82,7 @@ def open_storage(reference: str) -> BaseStorage:
         _mend(Path(where))
         return JournalStorage(JournalFileBackend(where))
     wait = {"connect_timeout": 5} if where.startswith("postgres") else {}
-    return RDBStorage(_with_driver(where), engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
-
-
-def _with_driver(url: str) -> str:
-    """SQLAlchemy takes psycopg 3 for PostgreSQL; psycopg2, where that is the one installed, has to be named."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("postgresql", "postgres") or find_spec("psycopg"):
-        return url
-    if not find_spec("psycopg2"):
-        raise ModuleNotFoundError("no driver for PostgreSQL; install one: pip install psycopg2-binary")
-    return f"postgresql+psycopg2://{rest}"
+    return RDBStorage(with_driver(where), engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
 
 
 def _mend(journal: Path) -> None:
@@ -133,7 +123,7 @@ def create_study(reference: str, name: str) -> Study:
     try:
         return patiently(create, patience=START_PATIENCE)
     except Exception as error:
-        reason = in_a_line(error.__cause__ or error)
+        reason = root_cause(error)
         raise ConfigError([f"hydra.sweeper.storage={reference}: cannot be used: {reason}"]) from error
 
 
@@ -182,11 +172,6 @@ def patiently(action: Callable[[], T], patience: float = PATIENCE) -> T:
             if time.monotonic() + wait > until:
                 raise
             if wait > 1:
-                log.warning("the study does not answer, asking again: %s", in_a_line(error))
+                log.warning("the study does not answer, asking again: %s", root_cause(error))
             time.sleep(wait)
             wait = min(2 * wait, 30.0)
-
-
-def in_a_line(error: BaseException) -> str:
-    """What an error says, without passwords; drivers say it on many lines or not at all."""
-    return redact(f"{error}".strip() or type(error).__name__).splitlines()[0]

@@ -6,13 +6,10 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-
-from medsam2.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,21 +25,6 @@ SETTINGS = {
 }
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PATIENCE = 20.0  # seconds for another process that mirrors the same directory
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong at the bottom of a chain of errors, on one line and without secrets."""
-    while (deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        error = deeper
-    return redact((str(error).strip() or repr(error)).splitlines()[0])
-
-
-def with_driver(uri: str) -> str:
-    """`postgresql://` for either driver: SQLAlchemy 2.1 means psycopg by it, where 2.0 meant psycopg2."""
-    scheme, separator, rest = uri.partition("://")
-    if scheme == "postgresql" and find_spec("psycopg") is None and find_spec("psycopg2"):
-        return f"postgresql+psycopg2{separator}{rest}"
-    return uri
 
 
 def is_database(uri: str) -> bool:

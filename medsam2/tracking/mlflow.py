@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from medsam2.database import root_cause
 from medsam2.runs import RunDirectory
 from medsam2.tracking.attendant import Attendant
-from medsam2.tracking.connect import reason_of
 from medsam2.tracking.mirror import RunMirror
 from medsam2.tracking.store import Store
 from medsam2.tracking.sweeps import close_parent, open_parent
@@ -98,6 +98,6 @@ class MlflowTracker:
             log.warning(
                 "MLflow store %s: %s. The run goes on without it; `python run.py task=sync` brings it up to date.",
                 self.store,
-                reason_of(error),
+                root_cause(error),
             )
         self.warned = True

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam2.database import with_driver
 from medsam2.redact import redact
-from medsam2.tracking.connect import is_database, open_client, with_driver
+from medsam2.tracking.connect import is_database, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from medsam2.database import root_cause
 from medsam2.runs import RunDirectory
-from medsam2.tracking.connect import reason_of
 from medsam2.tracking.mirror import RunMirror, digest
 from medsam2.tracking.store import MIRRORED, PARENT, Store, status_of
 from medsam2.tracking.sweeps import Sweep, close_parent, find_sweeps, open_parent
@@ -93,7 +93,7 @@ class Sync:
         except Exception as error:
             left = len(self._abouts) - len(self.report.sent) - len(self.report.current) - len(self.report.skipped)
             raise ConnectionError(
-                f"MLflow store {self.store}: {reason_of(error)}; {left} runs are left, the same command goes on"
+                f"MLflow store {self.store}: {root_cause(error)}; {left} runs are left, the same command goes on"
             ) from error
 
     def _bring_sweep(self, sweep: Sweep) -> None:
@@ -109,7 +109,7 @@ class Sync:
             self.report.sweeps += close_parent(self.store, parent.info.run_id, sweep.tables, sweep.state)
         except Exception as error:
             self._ask()
-            self.report.failed[sweep.folder] = reason_of(error)
+            self.report.failed[sweep.folder] = root_cause(error)
             return
         for run_id in ids:
             before = self._links.get(run_id, {}).get("in_sweep")
@@ -126,7 +126,7 @@ class Sync:
             self.report.skipped[directory.path] = "another process brings it up to date"
         except Exception as error:
             self._ask()
-            self.report.failed[directory.path] = reason_of(error)
+            self.report.failed[directory.path] = root_cause(error)
 
     def _mirror(self, directory: RunDirectory, about: Mapping[str, Any]) -> None:
         status, links = directory.look(), self._links.get(about["run_id"], {})

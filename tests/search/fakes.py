@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,10 +120,16 @@ def rates(watch: FakeWatch) -> list[str]:
     return [job.overrides[-1] for job in watch.started]
 
 
+def slowly(job: Job) -> dict[str, Any]:
+    """A trial long enough for another head to come."""
+    time.sleep(0.3)
+    return by_rate(job)
+
+
 def serve(folder: Path, storage: str | None, names: Any) -> None:
     signal.alarm(120)
     with Head(folder) as head:
-        watch = FakeWatch()
+        watch = FakeWatch(slowly)
         build_search(folder, watch, head, n_trials=8, parallel=2, storage=storage).run()
         names.put(rates(watch))
 
