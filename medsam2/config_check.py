@@ -248,7 +248,7 @@ def share_problems(plain: Mapping[str, Any]) -> list[str]:
     if samples % devices:
         clips = "" if frames is None else f", {samples} clips of method.frames={frames},"
         use = devices * (frames or 1)
-        found.append(f"{key}: batch_size={batch}{clips} is shared out equally; use a multiple of batch_size={use}")
+        found.append(f"{key}: batch_size={batch}{clips} is shared out equally; use a multiple of {use}")
     if _select(plain, "method.policy", "none") != "none":
         found.append(f"{key}: a memory stream keeps one memory; use trainer.devices=1, or one run per device")
     for setting, value in (("batch", False), ("reduction", "mean")):

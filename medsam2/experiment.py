@@ -76,7 +76,7 @@ def run(cfg: DictConfig) -> float:
 
 def _fail(cfg: DictConfig, error: Exception) -> float:
     if isinstance(error, RunBusy) and _in_sweep():
-        log.info("%s", error)
+        log.info("another process computes this run; the sweep waits for it")
         return math.nan
     explain(error)
     if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
@@ -113,7 +113,7 @@ def finished_value(cfg: DictConfig) -> float | None:
     if is_command(cfg):
         return None
     directory = RunDirectory(environment_path(cfg.run_dir))
-    status = directory.status()
+    status = directory.look()
     if cfg.force or status["state"] != "finished" or status.get("run_id") != cfg.run_id:
         return None
     try:

@@ -72,7 +72,7 @@ class RunDirectory:
         """The status as it really is: `running` without a process is failed, killed; `queued` by nobody is new."""
         status = self.status()
         if status["state"] == "queued" and is_dead(status.get("head", {})):
-            return status | {"state": "new"}  # who would have started it is gone
+            return status | status.get("was", {"state": "new"})  # who would have started it is gone
         if status["state"] != "running" or self.held():
             return status
         status = self.status()  # it may have ended between the two looks
@@ -101,6 +101,12 @@ class RunDirectory:
                 raise
             self._reserve.unlink()
             write_atomic(self.path / "status.json", text)
+
+    def unqueue(self) -> None:
+        """A queued run that will not be started is again what it was before."""
+        status = self.status()
+        if status["state"] == "queued":
+            self.update(**status.get("was", {"state": "new"}), again=False)
 
     @property
     def _reserve(self) -> Path:
@@ -161,7 +167,7 @@ class RunDirectory:
                 f"{self._differences(params)}; choose another run_dir, or leave it out to have one made from the "
                 "configuration"
             )
-        if fresh:
+        if fresh or self.status().get("again"):
             self.clear()
         before = self.status()
         self.update(  # first: it makes the folder ours

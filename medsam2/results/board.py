@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
@@ -30,9 +31,14 @@ def survey(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
         status = directory.look()
         if status.get("run_id") not in (None, entry["run_id"]):
             status = {"state": "failed", "reason": "config", "error": "its folder belongs to another run"}
-        last = directory.metrics()[-1:]
-        here = {"epoch": last[0]["epoch"]} if last else {}
-        found.append((short_name(entry["overrides"], content["axes"]), here | {"job": entry.get("job")} | status))
+        epochs = [line["epoch"] for line in directory.metrics()]  # the last line is of the best epoch
+        here = {"epoch": max(epochs)} if epochs else {}
+        found.append(
+            (
+                short_name(entry["overrides"], content["axes"]),
+                here | {"job": entry.get("job"), "run_dir": entry["run_dir"]} | status,
+            )
+        )
     return found
 
 
@@ -45,7 +51,7 @@ def count_states(states: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def build_board(states: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table:
     """The table, a row per job; the reason of a failure stands where others have their score."""
     table = Table(title=title, title_justify="left")
-    for heading in ("job", "state", "epoch", "minutes", "where", "value"):
+    for heading in ("job", "state", "epoch", "minutes", "where", "val, or reason"):
         table.add_column(heading)
     for name, status in states:
         state = status["state"]
@@ -55,7 +61,7 @@ def build_board(states: Sequence[tuple[str, dict[str, Any]]], title: str) -> Tab
             f"[{colour}]{state}[/]",
             str(status.get("epoch", "")),
             _minutes(status),
-            escape(str(status.get("job") or "")),
+            "" if state == "finished" else escape(str(status.get("job") or "")),
             _outcome(status),
         )
     return table
@@ -69,8 +75,8 @@ def _minutes(status: dict[str, Any]) -> str:
 
 def _outcome(status: dict[str, Any]) -> str:
     if status["state"] == "failed":
-        return escape(f"{status.get('reason') or 'error'}: {str(status.get('error', '')).splitlines()[0]}"[:100])
-    return f"{status['value']:.4f}" if isinstance(status.get("value"), float) else ""
+        return escape(shorten(f"{status.get('reason') or 'error'}: {status.get('error')}", 100, placeholder=" …"))
+    return f"val {status['value']:.4f}" if isinstance(status.get("value"), float) else ""
 
 
 class Board:

@@ -35,11 +35,13 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
         print_table(structures, title="per structure")
     failed = [(job, status) for job, status in states if status["state"] == "failed"]
     unfinished = [(job, status) for job, status in states if status["state"] not in ("failed", "finished", "pruned")]
+    words = {"new": "not started"}
     for job, status in failed:
         reason = status.get("reason") or "error"
         log.error("failed (%s): %s: %s (%s)", reason, name_of(job), status["error"], job.directory.path)
     for job, status in unfinished:
-        log.warning("%s: %s (the same command goes on with it)", status["state"], name_of(job))
+        said = words.get(status["state"], status["state"])
+        log.warning("%s: %s (the same command goes on with it)", said, name_of(job))
     state = "failed" if failed else "interrupted" if unfinished else "finished"
     try:
         files = save_table(frame, manifest.folder)

@@ -88,7 +88,7 @@ class Watch:
         try:
             handles = self.starter.start(commands, first)
         except Exception as error:
-            log.error("the launcher could not start %d jobs: %s: %s", len(commands), type(error).__name__, error)
+            log.error("the launcher could not start %d jobs: %s", len(commands), error)
             raise SystemExit(1) from None
         for entry, handle in zip(entries, handles, strict=True):
             entry.handle = handle
@@ -133,12 +133,19 @@ class Watch:
         if self.starter is None or self.starter.stays:
             return
         handles = [entry.handle for entry in self.watched if entry.handle]
+        if any(handle.ended() is None for handle in handles):
+            log.warning("asking the jobs to save and to end; Ctrl-C again kills them")
         for handle in handles:
             handle.cancel()
         while any(handle.ended() is None for handle in handles):
             time.sleep(INTERVAL)
 
     def close(self) -> None:
+        """What was given to nobody, or will not be started any more, is what it was before."""
+        for entry in self.watched:
+            stays = self.starter is not None and self.starter.stays and entry.handle is not None
+            if not stays and not entry.job.directory.held():
+                entry.job.directory.unqueue()
         if self.starter is not None:
             self.starter.close()
 
@@ -176,7 +183,7 @@ class Watch:
 
 
 def _queue(job: Job, head: dict[str, Any]) -> bool:
-    """Puts on record that the job waits. With force, what there is of it goes now, and not again when requeued.
+    """Puts on record that the job waits. With force, what there is of it goes when it starts, and not when requeued.
 
     Args:
         head: the process without which it would never start; empty where the job outlives it.
@@ -192,10 +199,10 @@ def _queue(job: Job, head: dict[str, Any]) -> bool:
                 return True  # the job itself will say that the folder is another run's
             if status["state"] == "finished" and not job.cfg.force:
                 return False
-            if job.cfg.force:
-                directory.clear()
-            entries = {"run_id": job.cfg.run_id, "state": "queued", "reason": None, "error": None, "head": head}
-            directory.update(**entries, submitted=time.time())
+            was = status if status["state"] != "queued" else status.get("was", {"state": "new"})
+            was = {key: was.get(key) for key in ("state", "reason", "error")}
+            entries = {"run_id": job.cfg.run_id, "state": "queued", "reason": None, "error": None, "was": was}
+            directory.update(**entries, head=head, again=bool(job.cfg.force), submitted=time.time())
     except RunBusy:
         pass
     except OSError as full:

@@ -36,8 +36,12 @@ def status(output_dir: str, sweep: str | None = None) -> None:
     manifest = manifests[0]
     states = survey(manifest)
     console.print(build_board(states, f"sweep {manifest.folder.name}: {count_states(states)}"))
+    for name, state in states:
+        if state["state"] == "failed":
+            said = f"{name}: {state.get('error')}\n  {state.get('run_dir', '')}"
+            console.print(said, soft_wrap=True, markup=False, highlight=False)
     if any(state["state"] != "finished" for _, state in states):
-        command = shlex.join(["python", *manifest.read()["command"]])
+        command = shlex.join(["python", *(word for word in manifest.read()["command"] if word != "force=true")])
         console.print(
             f"the same command runs what is missing: {command}", soft_wrap=True, markup=False, highlight=False
         )

@@ -21,7 +21,7 @@ from medsam2.tracking.sweeps import close_parent, open_parent
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-START = 5.0  # seconds that the start of a run or sweep waits to learn its id
+START = 5.0  # seconds that the start of a run waits to learn its id
 LEAVING = ("preempted", "interrupted")  # somebody waits for the process to end
 
 
@@ -79,7 +79,9 @@ class MlflowTracker:
             raise
 
     def open_sweep(self, sweep_id: str, study: str, name: str, tags: Mapping[str, str]) -> str | None:
-        return self._within(START, lambda: str(open_parent(self.store, sweep_id, study, name, tags).info.run_id))
+        return self._within(
+            self.patience, lambda: str(open_parent(self.store, sweep_id, study, name, tags).info.run_id)
+        )
 
     def log_sweep(self, parent: str, files: list[Path], state: str) -> None:
         self._within(self.patience, lambda: close_parent(self.store, parent, files, state))

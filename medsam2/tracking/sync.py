@@ -118,7 +118,7 @@ class Sync:
 
     def _bring(self, directory: RunDirectory, about: Mapping[str, Any]) -> None:
         if "study" not in about:
-            self.report.skipped[directory.path] = about.get("unreadable", "has not looked at its data")
+            self.report.skipped[directory.path] = about.get("unreadable", "never started")
             return
         try:
             self._mirror(directory, about)

@@ -83,6 +83,7 @@ def _means(output: Path) -> dict[str, float]:
     return {loss: sum(values) / len(values) for loss, values in groups.items()}
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_named_and_leaves_the_others_alone(tmp_path: Path) -> None:
     done = call(tmp_path, "-m", *QUICK, "++optim.lr=1e30,1e-3", "tracking=offline")
     assert done.returncode == 1

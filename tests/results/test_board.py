@@ -50,7 +50,7 @@ def test_status_shows_a_sweep_and_how_to_go_on(
     status(str(tmp_path), "abc")
     printed = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
-    assert [cell.strip() for cell in rows["seed=0"].split("│")[2:-1]][::4] == ["finished", "0.8750"]
+    assert [cell.strip() for cell in rows["seed=0"].split("│")[2:-1]][::4] == ["finished", "val 0.8750"]
     assert "memory: OutOfMemory: lower batch_size " in rows["seed=3"]
     assert "slurm 7_2" in rows["seed=2"]
     assert "runs what is missing: python run.py -m seed=0,1" in printed

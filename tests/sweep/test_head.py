@@ -325,7 +325,7 @@ def test_a_forced_job_that_did_not_start_does_not_show_its_old_result(
     (forced,) = jobs("seed=0 force=true")
     with pytest.raises(SystemExit):
         run_sweep([forced], ["seed"], Launcher([forced], ends={"seed=0": "lost"}))
-    assert table(tmp_path)[2] == "| sam2_nano | 0/1 |"
+    assert table(tmp_path)[2] == "| sam2_nano | 0/1 | - |"
 
 
 def test_the_device_is_looked_for_where_the_jobs_run(jobs: Callable[..., list[Job]]) -> None:

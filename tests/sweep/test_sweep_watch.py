@@ -226,14 +226,35 @@ def test_jobs_in_the_queue_of_an_earlier_command_are_picked_up(jobs: list[Job], 
     assert [job[0] for job in again.started] == ["seed=2", "seed=1"]
 
 
-def test_force_clears_once_and_a_requeued_job_does_not_again(config: Compose, manifest: Manifest) -> None:
+def test_force_clears_when_the_job_starts_and_not_again_when_it_is_requeued(
+    config: Compose, manifest: Manifest
+) -> None:
     job = Job(("seed=0", "force=true"), config("seed=0", "force=true"))
     end(job)
     starter = Starter()
     Watch(starter, [], manifest).start([job])
-    status = job.directory.status()
-    assert (status["state"], "value" in status) == ("queued", False)
     assert starter.started == [["seed=0", "force=true", "force=false"]]
+    assert (job.directory.status()["state"], job.directory.status()["value"]) == ("queued", 0.5)
+    begin(job)
+    job.directory.log_metrics({"val/dice/mean": 0.25}, 1)
+    assert "value" not in job.directory.status()
+    begin(job)  # requeued
+    assert [line["epoch"] for line in job.directory.metrics()] == [1]
+
+
+def test_a_forced_job_that_never_started_is_what_it_was(config: Compose, manifest: Manifest) -> None:
+    job = Job(("seed=0", "force=true"), config("seed=0", "force=true"))
+    end(job)
+    watch = Watch(Starter(), [], manifest)
+    watch.start([job])
+    head = job.directory.status()["head"]
+    job.directory.update(head=head | {"born": "1"})  # the head was killed
+    assert job.directory.look()["state"] == "finished"
+    watch.close()  # or ended in order
+    status = job.directory.status()
+    assert (status["state"], status["value"]) == ("finished", 0.5)
+    begin(job)
+    assert job.directory.status()["value"] == 0.5
 
 
 @pytest.mark.parametrize("stays", [False, True])
@@ -263,5 +284,6 @@ def test_a_launcher_that_cannot_submit_says_so_and_nothing_is_lost(
     with pytest.raises(SystemExit) as caught:
         run_sweep(jobs, ["seed"], Refusing(stays=True))
     assert caught.value.code == 1
-    assert "could not start 3 jobs: RuntimeError: sbatch: error: invalid partition" in caplog.text
-    assert [job.directory.status()["state"] for job in jobs] == ["queued"] * 3
+    assert "could not start 3 jobs: sbatch: error: invalid partition" in caplog.text
+    assert "not started: seed=0 (the same command goes on with it)" in caplog.text
+    assert [job.directory.status()["state"] for job in jobs] == ["new"] * 3

@@ -174,7 +174,7 @@ def test_what_is_no_run_yet_and_what_cannot_be_read_is_named(fresh: Path) -> Non
     (worse.path / "status.json").write_text("{")
     report = sync(fresh)
     assert [path.name for path in report.sent] == ["good"]
-    assert report.skipped[early.path] == "has not looked at its data"
+    assert report.skipped[early.path] == "never started"
     assert report.skipped[broken.path].startswith("run.json: ")
     assert list(report.failed) == [worse.path]
     assert "Expecting property name" in report.failed[worse.path]
