@@ -200,8 +200,7 @@ def test_processors_share_any_batch_that_divides(config: Compose, count: int) ->
         ),
         (
             ["trainer.devices=2", "method=volume"],
-            "trainer.devices=2: batch_size=4, 1 clips of method.frames=4, is shared out equally; "
-            "use a multiple of 8",
+            "trainer.devices=2: batch_size=4, 1 clips of method.frames=4, is shared out equally; use a multiple of 8",
         ),
         (["trainer.devices=2", "method=memory_stream"], "trainer.devices=2: a memory stream keeps one memory"),
         (["trainer.devices=2", "+loss.batch=true"], "trainer.devices=2: a loss that is no mean over objects"),
