@@ -102,10 +102,10 @@ class RunDirectory:
             self._reserve.unlink()
             write_atomic(self.path / "status.json", text)
 
-    def unqueue(self) -> None:
-        """A queued run that will not be started is again what it was before."""
+    def unqueue(self, run_id: str) -> None:
+        """A queued run that will not be started is again what it was before; another run's folder is left alone."""
         status = self.status()
-        if status["state"] == "queued":
+        if status["state"] == "queued" and status.get("run_id") == run_id:
             self.update(**status.get("was", {"state": "new"}), again=False)
 
     @property

@@ -26,8 +26,14 @@ time.sleep(60)
 """
 
 
-def holder_process(path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+def holder_process(path: Path, code: str = HOLD) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "True\n"
     return process
@@ -123,15 +129,7 @@ def test_the_heart_beats_while_the_claim_is_held(tmp_path: Path, monkeypatch: py
 
 def test_a_process_whose_run_was_taken_over_ends_itself(tmp_path: Path) -> None:
     code = HOLD.replace("print(", "import medsam2.claims as c; c.BEAT = 0.05; print(")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "c")],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "True\n"
+    process = holder_process(tmp_path / "c", code)
     write_claim(tmp_path / "c", token="another's")
     assert process.wait(timeout=20) == 75
     assert json.loads((tmp_path / "c").read_text())["token"] == "another's"

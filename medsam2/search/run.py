@@ -138,20 +138,17 @@ class Part:
         extra, parent = self.open(launcher)
         watch = Watch(launcher, extra, self.manifest)
         board = Board(self.manifest, live=getattr(launcher, "stays", False))
-        code, folder = 0, self.manifest.folder
+        folder = self.manifest.folder
         with Head(folder) as head:
             search = Search(self.study, self.space, self.settings, self.job, watch, head, folder, here)
-            try:
+
+            def run_all() -> None:
                 with board:
                     search.run(begun=lambda: self.list_jobs(watch), look=lambda: board.show([]))
-            except KeyboardInterrupt:
-                code = 130
-                watch.stop()
-            except SystemExit as stopped:
-                code = int(stopped.code or 1)
-                watch.stop()
+
+            try:
+                code = watch.mind(run_all)
             finally:
-                watch.close()
                 search.hand_back()
                 self.report(search, parent)
         return code or int(bool(search.failed or search.left))

@@ -54,19 +54,16 @@ def run_sweep(jobs: Sequence[Job], axes: Sequence[str], launcher: Any, batch_siz
     watch = Watch(launcher, extra, manifest)
     board = Board(manifest, live=getattr(launcher, "stays", False))
     code, state, size = 0, "", batch_size or len(waiting) or 1
-    try:
+
+    def run_all() -> None:
         with board:
             for i in range(0, len(waiting), size):
                 watch.start(waiting[i : i + size])
             watch.wait(lambda ended: board.show([(short_name(job.overrides, axes), status) for job, status in ended]))
-    except KeyboardInterrupt:
-        code = 130
-        watch.stop()
-    except SystemExit as stopped:
-        code = int(stopped.code or 1)
-        watch.stop()
+
+    try:
+        code = watch.mind(run_all)
     finally:
-        watch.close()
         files, state = report(jobs, axes, manifest)
         if parent:
             build_tracker(jobs[0].cfg).log_sweep(parent, files, state)

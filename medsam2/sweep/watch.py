@@ -128,6 +128,24 @@ class Watch:
             if self.watched:
                 time.sleep(self.interval)
 
+    def mind(self, work: Callable[[], None]) -> int:
+        """Calls `work`, which waits for the jobs; those that end with this process are ended where it is interrupted.
+
+        Returns:
+            The exit status: 0, 130 after Ctrl-C, that of a SystemExit.
+        """
+        try:
+            work()
+        except KeyboardInterrupt:
+            self.stop()
+            return 130
+        except SystemExit as stopped:
+            self.stop()
+            return int(stopped.code or 1)
+        finally:
+            self.close()
+        return 0
+
     def stop(self) -> None:
         """Asks the jobs that end with this process to end, and waits for them."""
         if self.starter is None or self.starter.stays:
@@ -145,7 +163,10 @@ class Watch:
         for entry in self.watched:
             stays = self.starter is not None and self.starter.stays and entry.handle is not None
             if not stays and not entry.job.directory.held():
-                entry.job.directory.unqueue()
+                try:
+                    entry.job.directory.unqueue(entry.job.cfg.run_id)
+                except OSError as full:  # nothing may stand between a head that ends and its table
+                    log.error("%s: %s", entry.job.directory.path, full)
         if self.starter is not None:
             self.starter.close()
 

@@ -201,6 +201,29 @@ def test_how_an_earlier_attempt_failed_is_not_how_the_job_ends(jobs: list[Job], 
     assert states(watch.poll()) == [(0, "finished", None)]
 
 
+def test_a_full_disk_does_not_keep_a_head_from_ending(
+    jobs: list[Job], manifest: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: object, **entries: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    starter = Starter()
+    watch = Watch(starter, [], manifest)
+    watch.start(jobs[:1])
+    monkeypatch.setattr("medsam2.runs.RunDirectory.update", full)
+    watch.close()
+    assert starter.closed
+    assert "No space left on device" in caplog.text
+
+
+def test_a_folder_of_another_run_that_waits_is_left_alone(jobs: list[Job], manifest: Manifest) -> None:
+    jobs[0].directory.update(run_id="another", state="queued")
+    watch = Watch(Starter(), [], manifest)
+    watch.start(jobs[:1])
+    watch.close()
+    assert jobs[0].directory.status()["state"] == "queued"
+
+
 def test_jobs_that_nobody_will_start_are_not_queued(jobs: list[Job], manifest: Manifest) -> None:
     Watch(Starter(), [], manifest).start(jobs[:1])
     assert jobs[0].directory.look()["state"] == "queued"
