@@ -199,14 +199,25 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
 
 def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
     dataset, splits = _build_dataset(cfg, directory)
-    directory.describe(**asdict(_run_info(cfg, directory, splits)))
+    directory.describe(**asdict(_run_info(cfg, directory, splits)), choices=_choices())
     tracker_id = tracker.start(directory) or directory.status().get("mlflow_run_id")
     directory.update(state="running", mlflow_run_id=tracker_id)
     if cfg.trainer.devices > 1:
         devices, packed = cfg.trainer.devices, _pack(cfg, directory)
         shared: Outcome = run_ranks(directory.path, _do_share, packed, devices, stop, tracker.update)
         return shared
-    outcome: Outcome = instantiate(cfg.task)(build_parts(cfg, dataset, directory, tracker, stop))
+    return _perform(cfg, build_parts(cfg, dataset, directory, tracker, stop))
+
+
+def _perform(cfg: DictConfig, parts: Parts) -> Outcome:
+    """The task, and what it cost."""
+    from medsam2.training.cost import forget_peak, measure_cost
+
+    model, device = parts.method.model, parts.runtime.device
+    forget_peak(device)
+    cost = measure_cost(model, device)  # of what is trained now: low-rank updates are merged at the end
+    outcome: Outcome = instantiate(cfg.task)(parts)
+    parts.directory.update(cost=cost | {"peak_memory": measure_cost(model, device)["peak_memory"]})
     return outcome
 
 
@@ -218,9 +229,7 @@ def _pack(cfg: DictConfig, directory: RunDirectory) -> tuple[Any, Path]:
 def _do_share(link: Link, plain: dict[str, Any], path: Path) -> Outcome:
     """The task as one of several processes does it, each with all parts on a device of its own."""
     cfg = OmegaConf.create(plain)
-    parts = build_parts(cfg, instantiate(cfg.dataset), RunDirectory(path), _Told(link), link.stop)
-    outcome: Outcome = instantiate(cfg.task)(parts)
-    return outcome
+    return _perform(cfg, build_parts(cfg, instantiate(cfg.dataset), RunDirectory(path), _Told(link), link.stop))
 
 
 class _Told(Offline):
@@ -284,6 +293,12 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
         begun=directory.description().get("begun", status["started"]),
         parent_run_id=cfg.job.parent_run_id,
     )
+
+
+def _choices() -> dict[str, str]:
+    """What was chosen of each config group: names for what differs between runs, which the identity spells out."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {str(group): str(choice) for group, choice in chosen.items() if choice and "hydra/" not in str(group)}
 
 
 def build_parts(
