@@ -199,7 +199,7 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
 
 def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
     dataset, splits = _build_dataset(cfg, directory)
-    directory.describe(**asdict(_run_info(cfg, directory, splits)), choices=_choices())
+    directory.describe(**asdict(_run_info(cfg, directory, splits)))
     tracker_id = tracker.start(directory) or directory.status().get("mlflow_run_id")
     directory.update(state="running", mlflow_run_id=tracker_id)
     if cfg.trainer.devices > 1:
@@ -292,6 +292,8 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
         split_hash=splits,
         begun=directory.description().get("begun", status["started"]),
         parent_run_id=cfg.job.parent_run_id,
+        choices=_choices(),
+        typed=_typed(),
     )
 
 
@@ -299,6 +301,12 @@ def _choices() -> dict[str, str]:
     """What was chosen of each config group: names for what differs between runs, which the identity spells out."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     return {str(group): str(choice) for group, choice in chosen.items() if choice and "hydra/" not in str(group)}
+
+
+def _typed() -> list[str]:
+    """The keys that were given on the command line, or by a sweep."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [str(override).lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def build_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ class RunInfo:
     """What a run is, as its run.json keeps it: enough to file the run anywhere, at any time, without its configuration.
 
     `begun` (seconds since 1970) tells a run from an earlier one of the same configuration that `force=true` replaced.
+    `choices` are those of the config groups, by group; `typed` are the keys that were given for this run.
     """
 
     run_id: str
@@ -26,6 +27,8 @@ class RunInfo:
     split_hash: str
     begun: float
     parent_run_id: str | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+    typed: Sequence[str] = ()
 
 
 class Tracker(Protocol):

@@ -7,6 +7,7 @@ ran through. An epoch that was computed again keeps the values that were stored 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,11 +73,11 @@ class RunMirror:
     def _open(self, status: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
         """The run with its parameters, tags and dataset; set to running if that is its state."""
         about = self.directory.description()
-        wanted = tags_of(about) | dict(tags)
+        wanted = tags_of(about) | source_of(self.directory.path) | dict(tags)
         run = self._run or self._find(about, status.get("mlflow_run_id"))
         if run is None:
             run = self.store.create(about["study"], about["name"], wanted, about["begun"])
-        self.store.log_params(run, about["params"])
+        self.store.log_params(run, params_of(about))
         self.store.log_dataset(run, about["dataset"], about["split_hash"])
         self.store.log_tags(run, wanted)
         if status["state"] == "running":
@@ -120,10 +121,33 @@ def measurements(directory: RunDirectory) -> dict[tuple[str, int], tuple[float, 
     return found
 
 
+def params_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What MLflow's tables and its compare view show of a run: what was chosen by name, and every single value but
+    those that follow from the choice of a model and that nobody gave: its network's. config.yaml has them all.
+    """
+    choices, network = about.get("choices", {}), "model.network."
+    typed = [word for word in about.get("typed", ()) if word.startswith(network)]
+
+    def shown(key: str) -> bool:
+        given = any(f"{key}.".startswith(f"{word}.") for word in typed)
+        return not key.endswith("._convert_") and (given or not key.startswith(network))
+
+    return dict(choices) | {k: v for k, v in about["params"].items() if not choices or shown(k)}
+
+
 def tags_of(about: Mapping[str, Any]) -> dict[str, str]:
     """The tags by which a run is found and filed, from its run.json."""
     parent = {PARENT: about["parent_run_id"]} if about.get("parent_run_id") else {}
     return {k: redact(v) for k, v in about["tags"].items()} | parent | known_by(about)
+
+
+def source_of(folder: Path) -> dict[str, str]:
+    """What MLflow's columns Source and Version show; nothing where no provenance.json can be read."""
+    try:
+        revision = json.loads((folder / "provenance.json").read_text())["revision"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL", "mlflow.source.git.commit": revision}
 
 
 def known_by(about: Mapping[str, Any]) -> dict[str, str]:

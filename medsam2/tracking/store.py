@@ -30,6 +30,8 @@ STATUS = {
     "pruned": "KILLED",
 }
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"  # what the page of a run opens with, in Markdown
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages that MLflow shows of an experiment
 MIRRORED = "mirrored"  # the tag with the digest of what the store was last given
 
 
@@ -82,7 +84,7 @@ class Store:
     def _new_experiment(self, study: str) -> str:
         location = (self.output_dir.absolute() / "mlartifacts").as_uri() if is_database(self.uri) else None
         try:
-            return str(self.client.create_experiment(study, artifact_location=location))
+            return str(self.client.create_experiment(study, artifact_location=location, tags=KIND))
         except Exception:
             found = self.client.get_experiment_by_name(study)  # another job made it in the meantime
             if found is None:

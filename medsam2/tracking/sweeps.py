@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam2.manifest import Manifest
 from medsam2.tracking.connect import PATIENCE, alone
-from medsam2.tracking.store import MIRRORED, Store, status_of
+from medsam2.tracking.store import MIRRORED, NOTE, Store, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLES = ("table.csv", "table.md")
+LONGEST_NOTE = 8000  # characters that MLflow keeps of a tag
 
 
 @dataclass(frozen=True)
@@ -90,5 +91,6 @@ def close_parent(store: Store, parent: str, files: Sequence[Path], state: str) -
         store.log_files(run, [file], file.parent)
     if state != "running":
         store.set_status(run, status_of(state), time.time())
-    store.log_tags(run, {"state": state, MIRRORED: content})
+    tables = [file.read_text() for file in files if file.suffix == ".md"]
+    store.log_tags(run, {"state": state, MIRRORED: content, NOTE: "\n".join(tables)[:LONGEST_NOTE]})
     return True

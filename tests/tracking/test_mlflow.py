@@ -75,6 +75,25 @@ def test_a_run_is_stored_with_params_tags_and_dataset(tracker: MlflowTracker, di
     tracker.finish("finished")
 
 
+def test_a_run_shows_what_was_chosen_and_what_was_given_of_a_network(tracker: MlflowTracker, tmp_path: Path) -> None:
+    params = {"model.name": "sam2_s", "model.network.trunk.depth": 3, "model.network.trunk.width": 8, "optim.lr": 1e-4}
+    directory = make_run(
+        tmp_path / "run",
+        params=params | {"loss._convert_": "all", "loss._target_": "x.Loss"},
+        choices={"model": "sam2_s", "loss": "dice_ce"},
+        typed=["model", "model.network.trunk.depth", "model.net"],
+        begun=4.0,
+    )
+    (directory.path / "provenance.json").write_text('{"revision": "abc"}')
+    run = tracker.store.client.get_run(start(tracker, directory))
+    tracker.finish("finished")
+    shown = {"model": "sam2_s", "loss": "dice_ce", "model.name": "sam2_s", "optim.lr": "0.0001"}
+    assert run.data.params == shown | {"model.network.trunk.depth": "3", "loss._target_": "x.Loss"}
+    assert run.data.tags["mlflow.source.git.commit"] == "abc"
+    experiment = tracker.store.client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_more_params_than_one_call_takes_and_names_that_mlflow_refuses(tracker: MlflowTracker, tmp_path: Path) -> None:
     params = {f"key{i}": i for i in range(250)} | {"dataset.structures.GTV (1)": "ü"}
     run = start(tracker, make_run(tmp_path / "run", params=params, begun=2.0))
@@ -222,11 +241,13 @@ def test_a_sweep_has_one_parent_however_often_it_is_opened(store: Path, tmp_path
     client = tracker.store.client
     assert client.get_run(child).data.tags["mlflow.parentRunId"] == parent
     assert client.get_run(parent).info.status == "FINISHED"  # not left open, whatever becomes of the head
-    tracker.log_sweep(parent, [tmp_path / "table.csv"], "interrupted")
+    (tmp_path / "table.md").write_text("| a |\n")
+    tracker.log_sweep(parent, [tmp_path / "table.csv", tmp_path / "table.md"], "interrupted")
+    assert client.get_run(parent).data.tags["mlflow.note.content"] == "| a |\n"
     stored = client.get_run(parent)
     assert stored.info.status == "KILLED"
     assert (stored.data.tags["sweep_id"], stored.data.tags["axes"]) == ("s1", "seed")
-    assert artifacts(client, parent) == ["table.csv"]
+    assert artifacts(client, parent) == ["table.csv", "table.md"]
 
 
 def test_a_run_that_goes_on_in_a_sweep_becomes_its_child(
