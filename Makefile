@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-cluster check bench ui clean
+.PHONY: help install run test test-slow test-cluster check bench report ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench: install  ## measure what a job costs beside its training, and SAM 2 besid
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.sweep
+
+report: install  ## compare all finished runs: tables, tests, figures, one HTML page in outputs/reports/all
+	$(BIN)/python run.py task=compare
 
 ui: install  ## browse the runs in MLflow on http://127.0.0.1:5000 (PORT=… for another port)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db --host 127.0.0.1 --port $(PORT)

@@ -38,14 +38,14 @@ def build_model(model: str, *overrides: str) -> SAM:
     from medsam2.modeling.image_encoder import check_image_size
 
     register_resolvers()
-    with _no_other_app(), initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with no_other_app(), initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         cfg = compose("config", [f"model={model}", *overrides])
     check_image_size("image_size", cfg.image_size, 32)
     return build_network(cfg).eval()
 
 
 @contextmanager
-def _no_other_app() -> Iterator[None]:
+def no_other_app() -> Iterator[None]:
     """Let a caller that is a Hydra application itself keep its own state."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -56,7 +56,13 @@ def _no_other_app() -> Iterator[None]:
 
 
 def build_method(cfg: DictConfig, structures: Sequence[str] = (), num_tokens: int = 0) -> Method:
-    """The method of a run with its network, as build_network, which gets low-rank updates where the tuning says so."""
+    """The method of a run with its network, as build_network, which gets low-rank updates where the tuning says so.
+
+    Masks that are there already need no network.
+    """
+    if "network" not in cfg.model:
+        stored: Method = instantiate(cfg.method)()
+        return stored
     network = build_network(cfg, structures, num_tokens)
     if cfg.model.tuning.lora is not None:
         from medsam2.modeling.lora import add_lora

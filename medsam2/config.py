@@ -23,6 +23,11 @@ NOT_IDENTITY = {
     "model.tuning.max_epochs", "trainer.checkpoint_minutes", "trainer.devices", "metrics.overlays",
 }  # fmt: skip
 
+# Keys that came later, each with the value under which a run is what it was without the key.
+CAME_LATER = {"run": None, "predictions": None, "name": None, "labels": None, "metrics.convention": "medsam2"}
+
+SCORED = ("dataset", "metrics", "task", "seed", "predictions", "labels", "model.name")  # what masks of others come with
+
 
 def register_resolvers() -> None:
     """Makes `${project:}`, `${package:}` and `${run_id:}` known to OmegaConf."""
@@ -60,8 +65,16 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         flat["model.checkpoint"] = _content_id(environment_path(flat["model.checkpoint"]))
     if flat.get("dataset.split_file"):
         flat["dataset.split_file"] = _content_id(environment_path(flat["dataset.split_file"]))
+    if flat.get("predictions"):
+        flat["predictions"] = _folder_id(environment_path(flat["predictions"]))
+        flat = {k: v for k, v in flat.items() if k.startswith(tuple(f"{s}." for s in SCORED)) or k in SCORED}
     # a release decides which file is loaded, and that counts by its content
-    return {k: v for k, v in sorted(flat.items()) if k not in NOT_IDENTITY and not k.startswith("model.release.")}
+    return {k: v for k, v in sorted(flat.items()) if _counts(k, v)}
+
+
+def _counts(key: str, value: Any) -> bool:
+    later = key in CAME_LATER and value == CAME_LATER[key]
+    return not later and key not in NOT_IDENTITY and not key.startswith("model.release.")
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -93,6 +106,16 @@ def _content_id(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _folder_id(folder: Path) -> str:
+    """A name for the masks that a folder holds, and for what says which value in them is what."""
+    from medsam2.data.stored import find_files
+
+    digest = hashlib.sha256()
+    for file in find_files(folder):
+        digest.update(f"{file.relative_to(folder).as_posix()}\t{_content_id(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 # ---------------------------------------------------------------------------------------------------- help
 
 
@@ -100,6 +123,7 @@ HELP = """\
 medsam2: compare SAM 2 models, prompts, optimisers and methods on medical images
 
 One run:     python run.py dataset=chest_ct model=sam2_nano
+Elsewhere:   python run.py task=evaluate run=RUN_ID dataset=phantom    (docs/evaluating.md)
 A sweep:     python run.py -m model=sam2_s,sam2_b dataset=refuge paths.data_root=DIR
 Named sweep: python run.py sweeps=adam_betas
 Your data:   python run.py task=check dataset=folder dataset.root=DIR dataset.name=mine    (docs/datasets.md)

@@ -59,7 +59,7 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
         return unknown + range_problems(plain) + [problem.replace("task.dataset.", "dataset.") for problem in own]
     targets = target_problems(plain)
     found = unknown + range_problems(plain) + targets + tuning_problems(plain) + file_problems(plain)
-    found += share_problems(plain)
+    found += share_problems(plain) + prompt_problems(plain)
     if here:
         found += device_problems(plain["device"], _select(plain, "trainer.devices", 1))
     built: dict[str, Any] = {}
@@ -72,7 +72,8 @@ def find_problems(cfg: DictConfig, here: bool = True) -> list[str]:
     ):  # cheap to build, and they know more about their own settings
         if not any(t.startswith(key) for t in targets + unknown):
             found += build_problems(cfg, key, built)
-    if not any(t.startswith(("metrics", "trainer", "dataset")) for t in found):
+    trains = plain.get("run") is None and plain.get("predictions") is None  # else nothing is chosen by a validation
+    if trains and not any(t.startswith(("metrics", "trainer", "dataset")) for t in found):
         found += monitor_problems(plain, built["dataset"].structures)
     return found
 
@@ -225,9 +226,11 @@ def unknown_keys(plain: Mapping[str, Any]) -> list[str]:
 
 
 def tuning_problems(plain: Mapping[str, Any]) -> list[str]:
-    """A group of parameters that is none."""
+    """A group of parameters that is none; masks that are there already have no parameters."""
     from medsam2.optim import read_groups
 
+    if plain.get("predictions") is not None:
+        return []
     try:
         read_groups(_select(plain, "model.tuning.groups") or {})
     except ValueError as error:
@@ -255,6 +258,14 @@ def share_problems(plain: Mapping[str, Any]) -> list[str]:
         if _select(plain, f"loss.{setting}", value) != value:
             found.append(f"{key}: a loss that is no mean over objects cannot be shared; leave loss.{setting} out")
     return found
+
+
+def prompt_problems(plain: Mapping[str, Any]) -> list[str]:
+    """A prompt that measures, where a model is to be trained."""
+    prompt, task = (str(_select(plain, f"{key}._target_")) for key in ("prompt", "task"))
+    if prompt.endswith(".ClickBudget") and not task.endswith(".evaluate"):
+        return ["prompt=click_budget measures a model and trains none: use task=evaluate, or train with prompt=center"]
+    return []
 
 
 def device_problems(device: Any, devices: int = 1) -> list[str]:

@@ -21,11 +21,12 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from medsam2.adopt import adopt, adopted_choices, find_origin, only_evaluates
 from medsam2.build import build_method, build_optimizer
 from medsam2.claims import restarts
 from medsam2.code import code_hash
 from medsam2.config import environment_path, identity
-from medsam2.config_check import check, is_command
+from medsam2.config_check import ConfigError, check, is_command
 from medsam2.distributed import rank, world_size
 from medsam2.failures import CodeChanged, explain, leave_word, record_failure, state_after
 from medsam2.ranks.tasks import check_tasks, follow, follows, leading, run_ranks
@@ -36,8 +37,12 @@ from medsam2.tracking.base import Offline, RunInfo, Tracker
 from medsam2.training.stop import Preempted, Pruned, Stop
 
 if TYPE_CHECKING:
+    from medsam2.data.cache import Cache
+    from medsam2.data.prompts import Prompter
     from medsam2.data.records import Dataset
-    from medsam2.tasks.parts import Outcome, Parts
+    from medsam2.methods.base import Method
+    from medsam2.tasks.parts import Outcome, Parts, Training
+    from medsam2.training.trainer import Trainer
 
 log = logging.getLogger("medsam2")
 
@@ -53,6 +58,10 @@ def run(cfg: DictConfig) -> float:
     to who listened before: submitit requeues the job.
     """
     protect_logging()
+    try:
+        adopt(cfg, _overrides())
+    except ConfigError as error:
+        return _fail(cfg, error)
     with flag_override(cfg, ["readonly", "struct"], False):
         cfg.run_id, cfg.run_dir = cfg.run_id, cfg.run_dir  # once: each look at them would hash the whole config
     stop = Stop(stays=[signal.SIGTERM] if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else [])
@@ -199,7 +208,8 @@ def _run(cfg: DictConfig, directory: RunDirectory, stop: Stop) -> float:
 
 def _do_task(cfg: DictConfig, directory: RunDirectory, tracker: Tracker, stop: Stop) -> Outcome:
     dataset, splits = _build_dataset(cfg, directory)
-    directory.describe(**asdict(_run_info(cfg, directory, splits)))
+    origin = find_origin(cfg)
+    directory.describe(**asdict(_run_info(cfg, directory, splits, origin)), **({"origin": origin} if origin else {}))
     tracker_id = tracker.start(directory) or directory.status().get("mlflow_run_id")
     directory.update(state="running", mlflow_run_id=tracker_id)
     if cfg.trainer.devices > 1:
@@ -271,20 +281,25 @@ def _build_dataset(cfg: DictConfig, directory: RunDirectory) -> tuple[Dataset, s
     save_split(records, directory.path / "split.csv")
     directory.update(data=fingerprint)
     counts = {split: sum(r.split == split for r in records) for split in ("train", "val", "test")}
-    if not all(counts.values()):
-        raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); each of the three needs some")
+    needed = ("test",) if only_evaluates(cfg) else tuple(counts)
+    if not all(counts[split] for split in needed):
+        use = "test needs some" if len(needed) == 1 else "each of the three needs some"
+        raise ValueError(f"dataset={dataset.name}: a split has no cases ({counts}); {use}")
     quick_check(dataset)
     shown = ", ".join(f"{count} {split}" for split, count in counts.items())
     log.info("%s: %s cases; %s", dataset.name, shown, ", ".join(dataset.structures))
     return dataset, split_hash(records)
 
 
-def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
+def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str, origin: dict[str, Any] | None) -> RunInfo:
     status = directory.status()
+    where = f"{origin['dataset']} → {cfg.dataset.name}" if origin else cfg.dataset.name
     tags = {"run_dir": str(directory.path), "data_fingerprint": status["data"]}
+    tags |= {"evaluates": origin["run_id"]} if origin else {}
+    tags |= {} if cfg.predictions is None else {"predictions": str(environment_path(cfg.predictions))}
     return RunInfo(
         run_id=cfg.run_id,
-        name=f"{cfg.model.name} {cfg.dataset.name} seed {cfg.seed} ({cfg.run_id})",
+        name=f"{cfg.model.name} {where} seed {cfg.seed} ({cfg.run_id})",
         study=cfg.study,
         params=identity(cfg),
         tags=tags | ({"in_sweep": cfg.job.sweep} if cfg.job.sweep else {}),
@@ -292,7 +307,7 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str) -> RunInfo:
         split_hash=splits,
         begun=directory.description().get("begun", status["started"]),
         parent_run_id=cfg.job.parent_run_id,
-        choices=_choices(),
+        choices=adopted_choices(cfg, _choices(), _overrides()),
         typed=_typed(),
     )
 
@@ -305,18 +320,20 @@ def _choices() -> dict[str, str]:
 
 def _typed() -> list[str]:
     """The keys that were given on the command line, or by a sweep."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [str(override).lstrip("+~").partition("=")[0] for override in overrides]
+    return [override.lstrip("+~").partition("=")[0] for override in _overrides()]
+
+
+def _overrides() -> list[str]:
+    """What was given on the command line, or by a sweep, as it was written."""
+    return list(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def build_parts(
     cfg: DictConfig, dataset: Dataset, directory: RunDirectory, tracker: Tracker, stop: Stop | None = None
 ) -> Parts:
-    """Every object of a run, each built once: data, network, method, loss, optimiser, schedule, evaluator."""
+    """Every object of a run, each built once: data, network, method, evaluator, and what trains where a task does."""
     import torch
 
-    from medsam2.data.loader import build_loader
-    from medsam2.data.records import of_split
     from medsam2.tasks.parts import Parts, RunLogger, unjudged
     from medsam2.training.precision import build_runtime, seed_everything
 
@@ -331,37 +348,21 @@ def build_parts(
         raise ValueError("trainer.devices: this method answers from one memory; use trainer.devices=1")
     method.to(runtime.device)
     directory.check_format(str(runtime.dtype).removeprefix("torch."), runtime.device)
-    optimizer = build_optimizer(cfg, method)
-    transforms, cache = instantiate(cfg.transforms), instantiate(cfg.cache)
-    cases = method.build_cases(
-        dataset=dataset,
-        records=of_split(dataset.records(), "train"),
-        prompt=prompt,
-        image_size=cfg.image_size,
-        seed=cfg.seed,
-        transforms=transforms,
-        training=True,
-        cache=cache,
-        targets=instantiate(cfg.target),
-    )
-    loader = build_loader(cases, cfg.batch_size, cfg.num_workers, shuffle=True, seed=cfg.seed)
-    scheduler = instantiate(cfg.scheduler)(
-        optimizer=optimizer, steps_per_epoch=trainer.steps_per_epoch(loader), max_epochs=trainer.max_epochs
-    )
+    cache = instantiate(cfg.cache)
+    training = None if only_evaluates(cfg) else _build_training(cfg, dataset, method, trainer, prompt, cache)
+    if training is None:
+        method.model.requires_grad_(False)
     return Parts(
         dataset=dataset,
         prompt=prompt,
-        transforms=transforms,
         cache=cache,
         method=method,
         trainer=trainer,
-        optimizer=optimizer,
-        scheduler=scheduler,
+        training=training,
         evaluator=instantiate(cfg.metrics),
         runtime=runtime,
         directory=directory,
         logger=RunLogger(directory, tracker),
-        train_loader=loader,
         run_id=cfg.run_id,
         image_size=cfg.image_size,
         batch_size=cfg.batch_size,
@@ -370,6 +371,33 @@ def build_parts(
         stop=stop or Stop(),
         judge=instantiate(cfg.job.trial) if cfg.job.trial and rank() == 0 else unjudged,
     )
+
+
+def _build_training(
+    cfg: DictConfig, dataset: Dataset, method: Method, trainer: Trainer, prompt: Prompter, cache: Cache
+) -> Training:
+    """What only a training needs: its cases as the network sees them, the optimiser and its schedule."""
+    from medsam2.data.loader import build_loader
+    from medsam2.data.records import of_split
+    from medsam2.tasks.parts import Training
+
+    optimizer = build_optimizer(cfg, method)
+    cases = method.build_cases(
+        dataset=dataset,
+        records=of_split(dataset.records(), "train"),
+        prompt=prompt,
+        image_size=cfg.image_size,
+        seed=cfg.seed,
+        transforms=instantiate(cfg.transforms),
+        training=True,
+        cache=cache,
+        targets=instantiate(cfg.target),
+    )
+    loader = build_loader(cases, cfg.batch_size, cfg.num_workers, shuffle=True, seed=cfg.seed)
+    scheduler = instantiate(cfg.scheduler)(
+        optimizer=optimizer, steps_per_epoch=trainer.steps_per_epoch(loader), max_epochs=trainer.max_epochs
+    )
+    return Training(loader, optimizer, scheduler)
 
 
 # -------------------------------------------------------------------------------------------------- edges

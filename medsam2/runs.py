@@ -1,7 +1,7 @@
 """A run's directory: the one place where the truth about a run is kept. Everything else is a view of it.
 
 config.yaml  run.json  provenance.json  status.json  metrics.jsonl  split.csv  run.log  (error.txt)
-rows/PHASE.csv, .parquet      checkpoints/last.pt, previous.pt, best.pt           pictures/PHASE/*.png
+rows/PHASE.csv, .parquet      checkpoints/last.pt, previous.pt, best.pt           pictures/PHASE/*.png, *.npz
 """
 
 from __future__ import annotations
@@ -256,8 +256,8 @@ class RunDirectory:
         names = "status.json run.json metrics.jsonl split.csv provenance.json config.yaml error.txt"
         for name in names.split():
             (self.path / name).unlink(missing_ok=True)
-        written = ("checkpoints/*.pt", "checkpoints/.*.pt", "rows/*.csv", "rows/*.parquet", "pictures/*/*.png")
-        for file in (file for pattern in written for file in self.path.glob(pattern)):
+        rows, pictures = ("rows/*.csv", "rows/*.parquet"), ("pictures/*/*.png", "pictures/*/*.npz")
+        for file in (f for p in ("checkpoints/*.pt", "checkpoints/.*.pt", *rows, *pictures) for f in self.path.glob(p)):
             file.unlink()
 
 

@@ -19,7 +19,9 @@ from medsam2.data.phantom_volumes import PhantomVolumes
 from medsam2.data.prompts import BoxPrompt, NoPrompt
 from medsam2.data.records import DatasetError, of_split
 from medsam2.distributed import barrier, gather, rank, world_size
+from medsam2.evaluation.calibration import BinTally
 from medsam2.evaluation.evaluator import Evaluator
+from medsam2.evaluation.gallery import Thumbnails, save_gallery
 from medsam2.losses import BCE, FocalDice
 from medsam2.methods.image import ImageMethod
 from medsam2.methods.volume import VolumeMethod
@@ -139,20 +141,29 @@ def validate(epoch: int) -> dict[str, float]:
     return {"val/dice/mean": 0.1 * epoch}
 
 
-def evaluate(dataset: Any, batch_size: int) -> list[dict[str, Any]]:
-    method = PixelMethod()
+def evaluate(dataset: Any, batch_size: int, folder: Path) -> list[dict[str, Any]]:
+    """The rows, with those of the calibration bins behind them; a gallery in the folder."""
+    method, bins, thumbnails = PixelMethod(), BinTally(), Thumbnails()
     cases = method.build_cases(
         dataset=dataset, records=of_split(dataset.records(), "val"), prompt=BoxPrompt(), image_size=SIZE, seed=0
     )
     loader = build_loader(cases, batch_size, num_workers=0, shuffle=False, seed=0)
-    return Evaluator(["dice", "hd95"]).evaluate(method, loader, "val", "cpu", Runtime("cpu", torch.float32).autocast)
+    evaluator, autocast = Evaluator(["dice", "hd95", "ece"]), Runtime("cpu", torch.float32).autocast
+    rows = evaluator.evaluate(method, loader, "val", "cpu", autocast, witnesses=[bins, thumbnails])
+    save_gallery(thumbnails, folder / "gallery.npz")
+    return rows + bins.rows("val")
 
 
 def do_all(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Everything that is to be the same on two ranks as in one process."""
     torch.set_num_threads(1)
     results: dict[str, Any] = {name: train(name, folder / name, EPOCHS[name]) for name in names}
-    return results | {"rows": evaluate(Blobs(val=5), 2), "rows of volumes": evaluate(phantom(), 4)}
+    results |= {
+        "rows": evaluate(Blobs(val=5), 2, folder),
+        "rows of volumes": evaluate(phantom(), 4, folder / "volumes"),
+    }
+    barrier()
+    return results | {"gallery": (folder / "gallery.npz").read_bytes()}
 
 
 def work(link: Link, folder: Path, names: Sequence[str]) -> None:

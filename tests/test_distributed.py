@@ -88,6 +88,11 @@ def test_two_ranks_have_the_rows_of_one_process_in_its_order(one: Results, two: 
     assert two["other"][name] == two[name]
 
 
+def test_two_ranks_make_the_gallery_of_one_process(one: Results, two: Results) -> None:
+    assert one["gallery"] == two["gallery"]
+    assert len(one["gallery"]) > 1000
+
+
 def test_all_ranks_leave_at_the_step_at_which_one_was_asked_to_and_go_on_there(two: Results) -> None:
     stopped, others, gone_on, whole = two["stopped"], two["other"]["stopped"], two["gone on"], two["pixels"]
     assert stopped.stopped == others.stopped == 12

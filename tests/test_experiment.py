@@ -71,7 +71,8 @@ def test_a_run_ends_finished_with_its_value(config: Compose, caplog: pytest.LogC
     (parts,) = CALLS
     assert parts.image_size == 64
     assert parts.run_id == cfg.run_id
-    assert sum(p.numel() for g in parts.optimizer.param_groups for p in g["params"]) == sum(
+    assert parts.training is not None
+    assert sum(p.numel() for g in parts.training.optimizer.param_groups for p in g["params"]) == sum(
         p.numel() for p in parts.method.model.parameters()
     )
 

@@ -93,6 +93,7 @@ def test_other_data_is_refused(directory: RunDirectory) -> None:
 def test_fresh_removes_what_a_run_writes_and_nothing_else(directory: RunDirectory) -> None:
     own = ["metrics.jsonl", "split.csv", "error.txt", "rows/val.csv", "rows/val.parquet"]
     own += ["checkpoints/last.pt", "checkpoints/best.pt", "pictures/test/blob_best_case1.png"]
+    own += ["rows/test_bins.csv", "pictures/test/gallery.npz"]
     foreign = ["notes.txt", "rows/notes.txt", "pictures/test/figure.svg", "checkpoints/old.ckpt", "mine/last.pt"]
     for name in own + foreign:
         (directory.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,18 @@ class Answer(NamedTuple):
     iou: float  # what the model expects of its mask
     counts: NDArray[np.int64]  # T×3, as metrics.count, at each of T thresholds
     bins: NDArray[np.float64]  # of its probabilities, as calibration.count_bins; empty where nobody asks
+
+    @property
+    def areas(self) -> tuple[int, int]:
+        """Pixels of the label, and of the answer: by these the slice that shows most of a volume's object is found."""
+        return int(self.counts[0, 2]), int(self.counts[0, 1])
+
+
+class Witness(Protocol):
+    """Sees every answer of an evaluation while its batch is there; what becomes of that is its own affair."""
+
+    def see(self, answer: Answer, batch: Any) -> None:
+        """Called once for each answer; `batch` is as the loader gave it, on the host."""
 
 
 class Kept(NamedTuple):

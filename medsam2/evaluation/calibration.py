@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam2.distributed import gather
+from medsam2.evaluation.answers import Answer
+
 NUM_BINS = 15
 
 
@@ -32,3 +35,32 @@ def compute_ece(bins: NDArray[np.float64]) -> float:
     """The mean over all that was counted of | expected - actual | of its bin, 0..1."""
     number, expected, actual = bins
     return float(np.abs(expected - actual).sum() / number.sum())
+
+
+class BinTally:
+    """Adds up the bins of an evaluation's answers by structure: what a reliability diagram is drawn from.
+
+    Every pixel that was answered counts once, so a large case weighs more here than in the mean of the cases' errors.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, NDArray[np.float64]] = {}
+
+    def see(self, answer: Answer, batch: Any) -> None:
+        if answer.bins.size:
+            structure = answer.info.structure
+            self.sums[structure] = self.sums.get(structure, 0) + answer.bins
+
+    def rows(self, phase: str) -> list[dict[str, Any]]:
+        """A row per structure and bin, of all ranks together: phase, structure, bin (0..14), number, expected, actual.
+
+        The last two are sums over the bin's pixels: of the probabilities, and of the pixels that were foreground.
+        """
+        total: dict[str, NDArray[np.float64]] = {}
+        for sums in gather(self.sums):
+            total |= {structure: total.get(structure, 0) + bins for structure, bins in sums.items()}
+        return [
+            {"phase": phase, "structure": structure, "bin": i, "number": number, "expected": expected, "actual": actual}
+            for structure, bins in sorted(total.items())
+            for i, (number, expected, actual) in enumerate(bins.T.tolist())
+        ]

@@ -18,9 +18,10 @@ from torch.nn.functional import interpolate
 
 from medsam2.data.loader import Batch, ObjectInfo
 from medsam2.distributed import gather
-from medsam2.evaluation.answers import Answer, Kept, keep
+from medsam2.evaluation.answers import Answer, Kept, Witness, keep
 from medsam2.evaluation.calibration import count_bins
-from medsam2.evaluation.metrics import METRICS, NAMES, Mask, compute_nsd, count
+from medsam2.evaluation.conventions import OURS, find_metrics
+from medsam2.evaluation.metrics import NAMES, Mask, compute_nsd, count
 from medsam2.evaluation.rows import CUP_TO_DISC, Row
 from medsam2.evaluation.scoring import Scorer
 
@@ -56,6 +57,7 @@ class Evaluator:
         vcdr: the structures of which the vertical cup-to-disc ratio is computed, (cup, disc); null for none.
         legacy_logit_thresholds: Dice and IoU as the means over masks cut at these logits; Medical-SAM2 reports volumes
             at 0.1, 0.3, 0.5, 0.7, 0.9, which it takes for probabilities. null for the one mask at `probability`.
+        convention: "medsam2", or whose scores are reproduced: "transunet", "nnunet" or "monai", as in `conventions`.
 
     Raises:
         ValueError: an unknown metric, or a setting that is out of range.
@@ -71,20 +73,29 @@ class Evaluator:
         both_empty: str = "score",
         vcdr: Sequence[str] | None = None,
         legacy_logit_thresholds: Sequence[float] | None = None,
+        convention: str = OURS,
     ):
-        _check_settings(names, probability, unit, nsd_tolerance, both_empty, vcdr, legacy_logit_thresholds)
+        _check_settings(names, probability, unit, nsd_tolerance, both_empty, vcdr, legacy_logit_thresholds, convention)
         self.names = tuple(names)
         self.overlays = overlays
         self.threshold = math.log(probability / (1 - probability))
         self.legacy_thresholds = tuple(legacy_logit_thresholds or ())
         self.scorer = Scorer(
             names=self.names,
-            metrics=METRICS | {"nsd": partial(compute_nsd, tolerance=nsd_tolerance)},
+            convention=convention,
+            metrics=find_metrics(convention) | {"nsd": partial(compute_nsd, tolerance=nsd_tolerance)},
             whole_volumes=unit == "volume",
             skip_empty=both_empty == "skip",
             vcdr=(vcdr[0], vcdr[1]) if vcdr else None,
             many_thresholds=bool(self.legacy_thresholds),
         )
+        if convention != OURS:
+            log.warning(
+                "metrics.convention=%s: %s as %s scores, to reproduce its tables; not to be compared with other runs",
+                convention,
+                ", ".join(self.names),
+                convention,
+            )
 
     def evaluate(
         self,
@@ -94,17 +105,26 @@ class Evaluator:
         device: str,
         autocast: Autocast,
         support: Support | None = None,
+        witnesses: Sequence[Witness] = (),
     ) -> list[Row]:
         """The rows of all cases of `batches`, in their order; `support` is what the method may remember beforehand.
 
-        Where several processes share an evaluation each gives its part of the cases, and all of them get all rows.
+        Each of `witnesses` sees every answer. Where several processes share an evaluation each gives its part of the
+        cases, and all of them get all rows.
 
         Raises ValueError where the slices of a volume do not follow one another.
         """
         self.start(method, device, autocast, support)
-        kept = (keep(one) for batch in batches for one in self.predict(method, batch, device, autocast))
+
+        def ask() -> Iterator[Kept]:
+            for batch in batches:
+                for answer in self.predict(method, batch, device, autocast):
+                    for witness in witnesses:
+                        witness.see(answer, batch)
+                    yield keep(answer)
+
         scored: dict[str, list[Row]] = {}
-        for volume, answers in groupby(kept, _belongs_to):
+        for volume, answers in groupby(ask(), _belongs_to):
             _check_new(volume, scored)
             scored[volume] = self.scorer.score(list(answers), phase, method.protocol, len(scored))
         rows = _join(gather(scored))
@@ -133,10 +153,13 @@ class Evaluator:
     def predict(self, method: Method, batch: Batch, device: str, autocast: Autocast) -> Iterator[Answer]:
         """The answer about each object of a batch."""
         if batch.objects:
-            prediction = self._ask(method, batch, device, autocast)
-            ious = prediction.iou_predictions.tolist()
-            for info, logits, iou in zip(prediction.objects, prediction.mask_logits, ious, strict=True):
-                yield self._answer(info, logits, iou)
+            yield from self.answers(self._ask(method, batch, device, autocast))
+
+    def answers(self, prediction: Prediction) -> Iterator[Answer]:
+        """What a prediction says about each of its objects."""
+        ious = prediction.iou_predictions.tolist()
+        for info, logits, iou in zip(prediction.objects, prediction.mask_logits, ious, strict=True):
+            yield self._answer(info, logits, iou)
 
     @torch.inference_mode()
     def _ask(self, method: Method, batch: Batch, device: str, autocast: Autocast) -> Prediction:
@@ -189,10 +212,14 @@ def _check_settings(
     both_empty: str,
     vcdr: Sequence[str] | None,
     thresholds: Sequence[float] | None,
+    convention: str,
 ) -> None:
     """Raises ValueError naming the setting that is out of range."""
+    theirs = convention != OURS
+    known = tuple(find_metrics(convention)) if theirs else NAMES
+    whose = f"of metrics.convention={convention}" if theirs else "metrics"
     fine = {
-        f"names={list(names)}: known metrics are {', '.join(NAMES)}, one or more": names and set(names) <= set(NAMES),
+        f"names={list(names)}: known {whose} are {', '.join(known)}, one or more": names and set(names) <= set(known),
         f"probability={probability}: a pixel's probability, between 0 and 1": 0 < probability < 1,
         f"unit={unit}: use volume or slice": unit in ("volume", "slice"),
         f"nsd_tolerance={nsd_tolerance}: a distance in mm, 0 or more": 0 <= nsd_tolerance < math.inf,
@@ -200,6 +227,9 @@ def _check_settings(
         f"vcdr={vcdr}: name the cup and the disc, as [cup,disc], or use null": not vcdr
         or len(set(vcdr)) == 2 == len(vcdr),
         f"legacy_logit_thresholds={thresholds}: use logits, or null": all(map(math.isfinite, thresholds or ())),
+        f"both_empty={both_empty}: convention={convention} says itself what empty masks count; use score": not theirs
+        or both_empty == "score",
+        f"legacy_logit_thresholds={thresholds}: is not how {convention} scores; use null": not (theirs and thresholds),
     }
     wrong = [f"metrics.{text}" for text, holds in fine.items() if not holds]
     if wrong:

@@ -69,7 +69,7 @@ def draw_cases(
         for answer in evaluator.predict(method, batch, device, autocast):
             for name in {answer.info.case_id, answer.info.volume}:
                 key = name, answer.info.structure
-                if key in wanted and (key not in shown or _areas(answer) > _areas(shown[key])):
+                if key in wanted and (key not in shown or answer.areas > shown[key].areas):
                     shown[key] = answer
     for rank, row in chosen:
         answer = shown[row["case_id"], row["structure"]]
@@ -84,10 +84,6 @@ def _select(cases: PromptedCases, names: set[str]) -> Iterator[Batch]:
     for i, records in enumerate(slices):
         if any({record.case_id, record.volume} & names for record in records):
             yield cases.collate([cases[i]])
-
-
-def _areas(answer: Answer) -> tuple[int, int]:
-    return int(answer.counts[0, 2]), int(answer.counts[0, 1])  # of the label; of the answer, where all labels are empty
 
 
 def draw_case(info: ObjectInfo, prediction: Mask, caption: str) -> Image.Image:

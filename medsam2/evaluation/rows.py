@@ -12,9 +12,10 @@ from medsam2.distributed import on_first_rank
 from medsam2.evaluation.calibration import compute_ece, count_bins
 from medsam2.files import write_atomic
 
-COLUMNS = ("phase", "protocol", "position", "case_id", "patient_id", "structure", "prompt", "budget", "prompted_slices")
+COLUMNS = ("phase", "protocol", "convention", "position", "case_id", "patient_id", "structure")
+PROMPTS = ("prompt", "budget", "prompted_slices")
 SIZES = ("size_label", "size_prediction", "size_unit")
-NOT_METRICS = {*COLUMNS, *SIZES, "iou_predicted", "vcdr", "vcdr_label"}
+NOT_METRICS = {*COLUMNS, *PROMPTS, *SIZES, "iou_predicted", "vcdr", "vcdr_label"}
 DISTANCES = {"hd95", "assd", "nsd"}
 OF_SLICES = "slice_dice"  # which rows of volumes have
 CUP_TO_DISC = "cup_to_disc"  # a row that is about two structures, and no case of its own
@@ -28,6 +29,12 @@ def save_rows(rows: Sequence[Row], folder: Path, name: str) -> None:
     frame = pd.DataFrame(list(rows))
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     write_atomic(folder / f"{name}.parquet", frame.to_parquet(None, index=False))
+
+
+def save_bins(rows: Sequence[Row], folder: Path, phase: str) -> None:
+    """Writes the rows of a `BinTally` as PHASE_bins.csv and .parquet; without `ece` there are none, and no file."""
+    if rows:
+        save_rows(rows, folder, f"{phase}_bins")
 
 
 def load_rows(folder: Path, name: str) -> list[Row]:

@@ -25,6 +25,7 @@ class Scorer:
     """Scores answers; settings as the Evaluator's."""
 
     names: tuple[str, ...]
+    convention: str
     metrics: dict[str, Callable[[Pair], float | None]]
     whole_volumes: bool
     skip_empty: bool
@@ -46,7 +47,8 @@ class Scorer:
                 rows += [self._single(one, of_structure) for one in of_structure]
         if self.vcdr is not None and not answers[0].info.volume:
             rows += self._ratio(structures)
-        return [{"phase": phase, "protocol": protocol, "position": position} | row for row in rows]
+        head = {"phase": phase, "protocol": protocol, "convention": self.convention, "position": position}
+        return [head | row for row in rows]
 
     def _single(self, one: Kept, of_structure: Sequence[Kept]) -> Row:
         """The row of an image, or of a slice among those of its structure."""

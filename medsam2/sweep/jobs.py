@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, flag_override
 
+from medsam2.adopt import adopt
 from medsam2.config import environment_path
 from medsam2.config_check import ConfigError, check
 from medsam2.experiment import finished_value
@@ -18,12 +19,20 @@ log = logging.getLogger("medsam2.sweep")
 
 @dataclass(frozen=True)
 class Job:
-    """One combination of a sweep: its command-line overrides and the config they compose to."""
+    """One combination of a sweep: its command-line overrides and the config they compose to.
+
+    problems: why the config could not be completed by what `run` or `predictions` names.
+    """
 
     overrides: tuple[str, ...]
     cfg: DictConfig
+    problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        try:
+            adopt(self.cfg, self.overrides)
+        except ConfigError as error:
+            self.problems.extend(error.problems)
         with flag_override(self.cfg, ["readonly", "struct"], False):
             self.cfg.run_id, self.cfg.run_dir = self.cfg.run_id, self.cfg.run_dir  # hashed once, not at every look
 
@@ -58,6 +67,8 @@ def check_all(jobs: Sequence[Job], here: bool) -> list[Job]:
     waiting, problems = [], dict[str, list[str]]()
     for job in jobs:
         try:
+            if job.problems:
+                raise ConfigError(job.problems)
             if finished_value(job.cfg) is not None:
                 continue
             waiting.append(job)

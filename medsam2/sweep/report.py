@@ -50,6 +50,8 @@ def report(jobs: Sequence[Job], axes: Sequence[str], manifest: Manifest) -> tupl
         log.error("the table could not be stored: %s", full)
         return [], state
     log.info("table: %s", manifest.folder / "table.csv")
+    if any(status["state"] == "finished" for _, status in states):
+        log.info("intervals, tests and figures: python run.py task=compare sweep=%s", manifest.folder.name)
     return files, state
 
 

@@ -18,11 +18,13 @@ from medsam2.data.loader import Batch, PromptedCases, Sample, build_loader
 from medsam2.data.prompts import Prompter
 from medsam2.data.records import Dataset, of_split
 from medsam2.data.source import CaseSource, prepare_groups
-from medsam2.data.transforms import SampleTransform
 from medsam2.distributed import barrier, on_first_rank, world_size
+from medsam2.evaluation.answers import Witness
+from medsam2.evaluation.calibration import BinTally
 from medsam2.evaluation.evaluator import Evaluator
+from medsam2.evaluation.gallery import Thumbnails, save_gallery
 from medsam2.evaluation.pictures import draw_cases, save_picture
-from medsam2.evaluation.rows import Row, save_rows, summarise
+from medsam2.evaluation.rows import Row, save_bins, save_rows, summarise
 from medsam2.methods.base import Method
 from medsam2.runs import RunDirectory
 from medsam2.training.checkpoint import Checkpoints
@@ -64,23 +66,28 @@ def unjudged(epoch: int, value: float) -> None:
     """A run outside of a search is trained to its end."""
 
 
+class Training(NamedTuple):
+    """What only a training needs."""
+
+    loader: DataLoader[Sample]
+    optimizer: Optimizer
+    scheduler: LRScheduler
+
+
 @dataclass
 class Parts:
-    """The built objects of one run."""
+    """The built objects of one run. `training` is None where nothing is trained."""
 
     dataset: Dataset
     prompt: Prompter
-    transforms: SampleTransform | None
     cache: Cache
     method: Method
     trainer: Trainer
-    optimizer: Optimizer
-    scheduler: LRScheduler
+    training: Training | None
     evaluator: Evaluator
     runtime: Runtime
     directory: RunDirectory
     logger: RunLogger
-    train_loader: DataLoader[Sample]
     run_id: str
     image_size: int
     batch_size: int
@@ -140,12 +147,12 @@ class Parts:
         cases.records = [records[i * len(records) // count] for i in range(count)]
         return self.loader(cases)
 
-    def rows(self, loader: DataLoader[Sample], phase: str) -> list[Row]:
+    def rows(self, loader: DataLoader[Sample], phase: str, witnesses: Sequence[Witness] = ()) -> list[Row]:
         """The rows of a phase with the method as it is now. Raises OutOfMemory naming the settings to lower."""
-        runtime = self.runtime
+        device, autocast = self.runtime.device, self.runtime.autocast
         with explained(lambda reason: explain_oom(self._survey(), phase, reason)):
             batches = self._until_stopped(loader)
-            return self.evaluator.evaluate(self.method, batches, phase, runtime.device, runtime.autocast, self.support)
+            return self.evaluator.evaluate(self.method, batches, phase, device, autocast, self.support, witnesses)
 
     def _until_stopped(self, loader: DataLoader[Sample]) -> Iterator[Any]:
         """An evaluation leaves between two batches: what it has computed is computed again."""
@@ -156,7 +163,7 @@ class Parts:
     def _survey(self) -> Usage:
         return survey(
             self.method.model,
-            self.optimizer,
+            self.training and self.training.optimizer,
             batch_size=self.batch_size,
             accumulate=1,
             frames=getattr(self.method, "frames", None),
@@ -168,9 +175,17 @@ class Parts:
         )
 
     def score(self, loader: DataLoader[Sample], phase: str, epoch: int) -> tuple[list[Row], dict[str, float]]:
-        """Evaluates, saves the rows under the name of the phase, logs their summary; returns both."""
-        rows = self.rows(loader, phase)
+        """Evaluates, saves the rows under the name of the phase, logs their summary; returns both.
+
+        Saves the calibration bins too, and of the phase `test` a gallery where pictures are wanted.
+        """
+        bins, thumbnails = BinTally(), Thumbnails(self.evaluator.scorer.whole_volumes)
+        pictures = self.evaluator.overlays and phase == "test"
+        rows = self.rows(loader, phase, (bins, thumbnails) if pictures else (bins,))
         save_rows(rows, self.directory.rows, phase)
+        save_bins(bins.rows(phase), self.directory.rows, phase)
+        if pictures:
+            save_gallery(thumbnails, self.directory.pictures / phase / "gallery.npz")
         summary = summarise(rows, phase)
         self.logger.log_metrics(summary, epoch)
         return rows, summary

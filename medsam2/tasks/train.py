@@ -21,8 +21,9 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
         legacy_select_on_test: the phase `val` is computed on the test cases, so that they choose the epoch and its
             score is too good, as Medical-SAM2's is.
     """
+    assert parts.training is not None
     parts.prepare("train", "val", "test")
-    parts.train_loader.dataset[1, 0]  # what is wrong with targets or transforms shows now, not after an evaluation
+    parts.training.loader.dataset[1, 0]  # what is wrong with targets or transforms shows now, not after an evaluation
     zero_shot = _zero_shot(parts)
     if legacy_select_on_test:
         log.warning("task.legacy_select_on_test=true: the test cases choose the epoch; their score is too good")
@@ -39,9 +40,9 @@ def train(parts: Parts, legacy_select_on_test: bool = False) -> Outcome:
     checkpoints = parts.checkpoints
     progress = parts.trainer.fit(
         parts.method,
-        parts.optimizer,
-        parts.scheduler,
-        parts.train_loader,
+        parts.training.optimizer,
+        parts.training.scheduler,
+        parts.training.loader,
         validate,
         parts.runtime,
         checkpoints,

@@ -54,7 +54,7 @@ class Usage:
 
 def survey(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     batch_size: int,
     accumulate: int,
     frames: int | None,
@@ -64,9 +64,9 @@ def survey(
     chunk: int | None = None,
     devices: int = 1,
 ) -> Usage:
-    """The usage of a run as it is now."""
+    """The usage of a run as it is now, without an optimiser where nothing is trained."""
     decoder = {id(p) for name, p in model.named_parameters() if name.startswith("sam_mask_decoder.")}
-    trained = {id(p): _trained_bytes(p, optimizer) for p in model.parameters() if p.requires_grad}
+    trained = {id(p): _trained_bytes(p, optimizer) for p in model.parameters() if p.requires_grad and optimizer}
     trunk = next((m for m in model.modules() if hasattr(m, "activation_checkpointing")), None)
     learns = trunk is not None and any(p.requires_grad for p in trunk.parameters())
     return Usage(

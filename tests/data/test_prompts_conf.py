@@ -19,7 +19,7 @@ from medsam2.data.prompts import Prompter, prompt_rng
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = [path.stem for path in sorted((CONF / "prompt").glob("*.yaml"))]
-FIXED = {"box", "center", "none", "learned"}  # nothing about them is drawn
+FIXED = {"box", "center", "click_budget", "none", "learned"}  # nothing about them is drawn
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=24)).filter(lambda mask: bool(mask.any()))
 cases = st.tuples(st.integers(0, 99), st.text(max_size=5), st.sampled_from(["cup", "disc"]))
@@ -81,6 +81,7 @@ def test_a_case_has_its_prompt_and_an_epoch_another(name: str, case: tuple[int, 
         ("click", {("click", "1 click")}),
         ("clicks3", {("click", "3 clicks")}),
         ("center", {("center", "1 click")}),
+        ("click_budget", {("center", "1 click")}),
         ("box", {("box", "box")}),
         ("box_jitter", {("box", "box")}),
         ("mask", {("mask", "mask")}),

@@ -61,6 +61,7 @@ def test_a_row_says_everything() -> None:
         {
             "phase": "test",
             "protocol": "fixed",
+            "convention": "medsam2",
             "position": 0,
             "case_id": "case1",
             "patient_id": "patient1",

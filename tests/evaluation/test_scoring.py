@@ -97,6 +97,7 @@ def test_a_volume_is_scored_as_a_whole(batch_size: int) -> None:
     expected |= {
         "phase": "test",
         "protocol": "told",
+        "convention": "medsam2",
         "position": 0,
         "case_id": "v1",
         "patient_id": "p",
@@ -288,6 +289,7 @@ def test_a_cup_and_its_disc_make_a_row() -> None:
         {
             "phase": "test",
             "protocol": "told",
+            "convention": "medsam2",
             "position": 0,
             "case_id": "c",
             "patient_id": "p",

@@ -16,17 +16,18 @@ from medsam2.data.prompts import BoxPrompt
 from medsam2.data.records import DatasetError
 from medsam2.data.targets import SingleRater
 from medsam2.evaluation.evaluator import Evaluator
+from medsam2.evaluation.gallery import load_gallery
 from medsam2.methods.base import Loss, Prediction
 from medsam2.modeling.learned_prompts import LearnedPrompts
 from medsam2.optim import constant
 from medsam2.runs import RunDirectory
 from medsam2.tasks.evaluate import evaluate
-from medsam2.tasks.parts import Parts, RunLogger
+from medsam2.tasks.parts import Parts, RunLogger, Training
 from medsam2.tasks.train import train
 from medsam2.tracking.base import Offline
 from medsam2.training.precision import Runtime
 from medsam2.training.trainer import Trainer
-from tests.fakes import SIZE, Blobs, PixelMethod, Stopped, StoppedMethod
+from tests.fakes import SHAPE, SIZE, Blobs, PixelMethod, Stopped, StoppedMethod
 
 
 class Recording(PixelMethod):
@@ -67,17 +68,14 @@ def build(tmp_path: Path) -> Build:
         return Parts(
             dataset=dataset,
             prompt=BoxPrompt(),
-            transforms=None,
             cache=DiskCache(tmp_path / "cache"),
             method=method,
             trainer=Trainer(max_epochs, checkpoint_minutes=1e-9),
-            optimizer=optimizer,
-            scheduler=constant(optimizer, 8, max_epochs),
+            training=Training(dataset.loader(1), optimizer, constant(optimizer, 8, max_epochs)),
             evaluator=Evaluator(["dice", "iou"], overlays=overlays),
             runtime=Runtime("cpu", torch.float32),
             directory=directory,
             logger=RunLogger(directory, Offline()),
-            train_loader=dataset.loader(1),
             run_id="aaa",
             image_size=SIZE,
             batch_size=2,
@@ -116,7 +114,8 @@ def test_only_a_legacy_switch_lets_the_test_cases_choose(build: Build, caplog: p
 
 def test_a_target_that_cannot_be_is_found_before_the_first_evaluation(build: Build) -> None:
     parts = build(Recording())
-    parts.train_loader.dataset.targets = SingleRater(2)  # type: ignore[attr-defined]
+    assert parts.training is not None
+    parts.training.loader.dataset.targets = SingleRater(2)  # type: ignore[attr-defined]
     with pytest.raises(DatasetError, match=r"case train0: target\.rater=2, but there is 1 rater"):
         train(parts)
     assert parts.method.asked == []  # type: ignore[attr-defined]
@@ -209,7 +208,24 @@ def test_pictures_of_the_worst_median_and_best_test_case(build: Build) -> None:
     expected = {
         f"blob_{rank}_{case}.png" for rank, case in zip(("worst", "median", "best"), frame["case_id"], strict=True)
     }
-    assert {p.name for p in (parts.directory.pictures / "test").iterdir()} == expected
+    assert {p.name for p in (parts.directory.pictures / "test").iterdir()} == expected | {"gallery.npz"}
+    gallery = load_gallery(parts.directory.pictures / "test" / "gallery.npz")
+    assert gallery.cases() == sorted(zip(frame["case_id"], frame["structure"], strict=True))
+    for case, label in zip(frame["case_id"], frame["size_label"], strict=True):
+        assert gallery.label(case, "blob").sum() * 6 == label  # mm²: it is as small as the case, and so not shrunk
+    assert not (parts.directory.pictures / "zero_shot").exists()
+
+
+def test_calibration_bins_stand_beside_the_rows(build: Build) -> None:
+    parts = build(max_epochs=1)
+    parts.evaluator = Evaluator(["dice", "ece"], overlays=False)
+    train(parts)
+    for phase in ("zero_shot", "test"):
+        bins, cases = rows(parts, f"{phase}_bins"), rows(parts, phase)
+        assert bins["number"].sum() == len(cases) * SHAPE[0] * SHAPE[1]
+        assert bins["actual"].sum() * 6 == pytest.approx(cases["size_label"].sum())
+    assert not (parts.directory.rows / "val_bins.csv").exists()
+    assert not list(parts.directory.pictures.iterdir())
 
 
 def test_evaluate_scores_test_as_the_model_is(build: Build) -> None:

@@ -1,0 +1,90 @@
+"""The sign-flip test of many pairs of arms, with tails that are fine enough for a correction over thousands of pairs.
+
+If two arms are alike in each patient, a difference might as well have had the other sign. The flipped sums of a pair
+are the difference of those of its arms, so that flips are drawn once for all arms.
+
+Ten thousand flips cannot give a p below 1e-4, which Holm makes 0.5 over 5,000 pairs: where few of them reach what was
+seen, the tail is that of the saddlepoint approximation (Robinson 1982, JRSS B 44:91), right to some per cent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import ndtr
+
+from medsam2.results.compare.cells import Floats, Integers
+from medsam2.results.statistics import permute
+
+FLIPS = 10_000
+FEW = 50  # flips that reach what was seen: fewer say little of a tail
+LEAST = 14  # units: below, all patterns are counted
+AT_ONCE = 20_000_000  # numbers in a block
+STEPS = 40
+
+
+def permute_pairs(of_units: Floats, pairs: Integers, seed: int = 0) -> Floats:
+    """M two-sided p-values of the mean difference of M pairs (a, b) of A×P values; NaN entries are left out.
+
+    With fewer than 14 units p is exact, and at least 2 / 2^P.
+    """
+    if of_units.shape[1] < LEAST or np.isnan(of_units).any():
+        p = permute(of_units[pairs[:, 0]] - of_units[pairs[:, 1]], FLIPS, seed)
+    else:
+        p = (_count(of_units, pairs, seed) + 1) / (FLIPS + 1)
+    if of_units.shape[1] < LEAST:
+        return p
+    rare = np.flatnonzero(p < FEW / FLIPS)
+    step = max(1, AT_ONCE // of_units.shape[1] // 4)
+    for start in range(0, len(rare), step):
+        at = rare[start : start + step]
+        p[at] = find_tails(of_units[pairs[at, 0]] - of_units[pairs[at, 1]])
+    return p
+
+
+def _count(of_units: Floats, pairs: Integers, seed: int) -> Floats:
+    """How many of the flips reach what was seen."""
+    values = of_units - of_units.mean(axis=0)  # what all arms share cancels in a difference: more digits are left
+    sizes, totals = np.abs(values).sum(axis=1)[pairs].sum(axis=1), values.sum(axis=1)[pairs]
+    seen = (np.abs(totals[:, 0] - totals[:, 1]) - 1e-6 * sizes).astype(np.float32)  # ties fall on the safe side
+    signs = 1 - 2 * np.random.default_rng(seed).integers(2, size=(values.shape[1], FLIPS), dtype=np.int8)
+    sums = values.astype(np.float32) @ signs.astype(np.float32)  # A×flips
+    count = np.empty(len(pairs))
+    step = max(1, AT_ONCE // FLIPS)
+    for start in range(0, len(pairs), step):
+        a, b = pairs[start : start + step].T
+        flipped = sums[a] - sums[b]
+        count[start : start + step] = (np.abs(flipped, out=flipped) >= seen[start : start + step, None]).sum(axis=1)
+    return count
+
+
+def find_tails(d: Floats) -> Floats:
+    """M: p of rows of M×P differences by the saddlepoint approximation; exact where all have one sign.
+
+    The flipped sum has the cumulant function Σ log cosh(t·d). At least 2 / 2^P, zeros not counted.
+    """
+    d = d / np.abs(d).max(axis=1, keepdims=True).clip(min=1e-300)
+    seen, most = np.abs(d.sum(axis=1)), np.abs(d).sum(axis=1)
+    least = 2.0 ** (1 - (d != 0).sum(axis=1))
+    inside = (seen < most * (1 - 1e-9)) & (seen > 1e-9 * most)
+    p = np.where(inside, np.nan, np.where(seen > 1e-9 * most, least, 1.0))
+    d, seen = d[inside], seen[inside]
+    t = _solve(d, seen)
+    x = t[:, None] * d
+    log_cosh = np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2)
+    root = np.sqrt(2 * (t * seen - log_cosh.sum(axis=1)))
+    slope = t * np.sqrt((d**2 / np.cosh(np.minimum(np.abs(x), 300)) ** 2).sum(axis=1))
+    tail = 2 * ndtr(-(root + np.log(slope / root) / root))  # Barndorff-Nielsen's form of the formula
+    p[inside] = tail + least[inside]  # a step of the distribution: errs on the safe side
+    return np.minimum(p, 1)
+
+
+def _solve(d: Floats, seen: Floats) -> Floats:
+    """M: t at which Σ d·tanh(t·d) is what was seen. Newton's steps come from below and do not overshoot."""
+    t = seen / (d**2).sum(axis=1)
+    for _ in range(STEPS):
+        tanh = np.tanh(t[:, None] * d)
+        lacking = seen - (d * tanh).sum(axis=1)
+        t += lacking / (d**2 * (1 - tanh**2)).sum(axis=1)
+        if (np.abs(lacking) <= 1e-9 * seen).all():
+            break
+    return t
