@@ -1,7 +1,7 @@
 """What a comparison of many runs takes: `python -m benchmarks.compare`, seconds and memory beside 20 s and 2 GiB.
 
-500 run directories are written once, 100 arms (10 models × 10 learning rates) of 5 seeds, each with rows of 400 cases × 4
-structures after and before training. A fresh process then collects and compares them, with 2,000 resamples:
+500 run directories are written once, 100 arms (10 models × 10 learning rates) of 5 seeds, each with rows of 400 cases
+× 4 structures after and before training. A fresh process then collects and compares them, with 2,000 resamples:
 
     collect   directories, descriptions and rows become frames
     compare   arms, settings, scores with intervals, all 4,950 pairs with their tests for each structure and the mean
@@ -60,7 +60,12 @@ def measure(folder: Path) -> dict[str, float]:
     compared = time.perf_counter()
     (board,) = comparison.boards
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    counts = {"runs": len(study.runs), "rows": len(study.cases), "arms": len(comparison.arms), "pairs": len(board.pairs)}
+    counts = {
+        "runs": len(study.runs),
+        "rows": len(study.cases),
+        "arms": len(comparison.arms),
+        "pairs": len(board.pairs),
+    }
     return {"collect": collected - start, "compare": compared - collected, "memory": peak} | counts
 
 
@@ -75,7 +80,12 @@ def run_fresh(folder: Path) -> dict[str, float]:
 def show(found: dict[str, float]) -> str:
     """The measurements as Markdown."""
     counts = ", ".join(f"{found[name]:,} {name}" for name in ("runs", "rows", "arms", "pairs"))
-    lines = [f"{counts}; {os.cpu_count()} processors", "", "|         | measured | asked |", "| ------- | -------- | ----- |"]
+    lines = [
+        f"{counts}; {os.cpu_count()} processors",
+        "",
+        "|         | measured | asked |",
+        "| ------- | -------- | ----- |",
+    ]
     for name, unit in (("collect", "s"), ("compare", "s"), ("process", "s"), ("memory", "GiB")):
         asked = f"{ASKED[name]:.0f} {unit}" if name in ASKED else ""
         lines.append(f"| {name:7} | {f'{found[name]:.2f} {unit}':8} | {asked:5} |")

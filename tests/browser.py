@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -38,13 +39,14 @@ class Browser:
         path = find_browser()
         assert path, "no Chromium here"
         mine, theirs = os.pipe(), os.pipe()  # what it reads, what it writes
-        pipes = f'exec "$0" "$@" 3<&{mine[0]} 4>&{theirs[1]}'
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (mine[0], theirs[1])]  # out of the way of 3 and 4
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", pipes, path, *SWITCHES, f"--user-data-dir={folder}"],
-            pass_fds=(mine[0], theirs[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            [path, *SWITCHES, f"--user-data-dir={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: [os.dup2(end, number) for number, end in enumerate(ends, 3)], pass_fds=(3, 4),
+            start_new_session=True,
         )  # fmt: skip
-        os.close(mine[0])
-        os.close(theirs[1])
+        for end in (mine[0], theirs[1], *ends):
+            os.close(end)
         self._write, self._read = mine[1], theirs[0]
         self._buffer, self._number, self._session = b"", 0, ""
         self._events: list[dict[str, Any]] = []
@@ -131,6 +133,8 @@ class Browser:
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], max(0.0, until - time.monotonic()))
             assert ready, f"no word from the browser for {PATIENCE:.0f} s"
-            self._buffer += os.read(self._read, 1 << 20)
+            read = os.read(self._read, 1 << 20)
+            assert read, "the browser is gone"
+            self._buffer += read
         message, _, self._buffer = self._buffer.partition(b"\0")
         return dict(json.loads(message))

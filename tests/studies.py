@@ -92,6 +92,7 @@ def make_rows(run: FakeRun) -> list[Row]:
         {
             "phase": "test",
             "protocol": "alone",
+            "convention": "medsam2",
             "position": positions[case],
             "case_id": case,
             "patient_id": run.patients.get(case, case),

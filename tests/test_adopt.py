@@ -75,14 +75,31 @@ LOCAL = ("num_workers=7", "num_threads=3", "device=cpu", "force=true", "study=ot
 def test_what_concerns_this_machine_stays(config: Compose) -> None:
     directory = train(config, *LOCAL, "trainer.max_epochs=3")
     cfg, plain = evaluate(config, directory), config()
-    for key in ("num_workers", "num_threads", "device", "force", "study", "cache", "paths", "tracking", "trainer.devices"):
+    for key in (
+        "num_workers",
+        "num_threads",
+        "device",
+        "force",
+        "study",
+        "cache",
+        "paths",
+        "tracking",
+        "trainer.devices",
+    ):
         assert OmegaConf.select(cfg, key) == OmegaConf.select(plain, key), key
     assert cfg.trainer.max_epochs == 3
 
 
 def test_what_is_typed_wins(config: Compose) -> None:
     directory = train(config, *TRAINED)
-    typed = (EVALUATE, "prompt=box", "metrics.nsd_tolerance=1", "seed=1", "model.mask_selection.thresh=0.5", "~metrics.vcdr")
+    typed = (
+        EVALUATE,
+        "prompt=box",
+        "metrics.nsd_tolerance=1",
+        "seed=1",
+        "model.mask_selection.thresh=0.5",
+        "~metrics.vcdr",
+    )
     cfg = config(EVALUATE, f"run={directory.path.name}", *(one for one in typed[2:] if "=" in one))  # a box by default
     del cfg.metrics.vcdr
     adopt(cfg, typed)

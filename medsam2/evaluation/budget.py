@@ -113,10 +113,11 @@ def describe_budget(rows: Sequence[Row], targets: Sequence[float]) -> list[str]:
     """What summarise_budget says of the mean over structures, in lines to be read."""
     frame, summary, lines = pd.DataFrame(list(rows)), summarise_budget(rows, targets), []
     for axis, group in frame.groupby("axis", sort=False):
-        means = {
-            text: summary.get(f"{PHASE}/dice@{text}/mean", math.nan) for text in dict.fromkeys(_name_levels(group))
+        levels = {
+            name_level(str(axis), level): "all" if math.isinf(level) else f"{level:g}" for level in group["level"]
         }
-        lines.append(f"dice over {axis}: " + ", ".join(f"{text} {mean:.3f}" for text, mean in means.items()))
+        means = [f"{summary.get(f'{PHASE}/dice@{key}/mean', math.nan):.3f} ({text})" for key, text in levels.items()]
+        lines.append(f"dice over {axis}: {', '.join(means)}")
     for target in targets:
         key = f"{PHASE}/noc{100 * target:g}"
         if f"{key}/mean" in summary:

@@ -5,13 +5,15 @@ Guo et al. 2017 (arXiv 1706.04599, section 2), with 15 bins of equal width, (0, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medsam2.distributed import gather
-from medsam2.evaluation.answers import Answer
+
+if TYPE_CHECKING:
+    from medsam2.evaluation.answers import Answer
 
 NUM_BINS = 15
 

@@ -247,7 +247,9 @@ def scans(tmp_path: Path, phantom: PhantomVolumes) -> VolumeDataset:
     labels = {"background": 0, "lobe": 1, "vessel": 2}
     described = {"channel_names": {"0": "MR"}, "labels": labels, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(described))
-    return VolumeDataset(root, NNUNet(), {"mr": Window(0.5, 1.0)}, name="scans", plane="coronal", split_file=_all_test(root))
+    return VolumeDataset(
+        root, NNUNet(), {"mr": Window(0.5, 1.0)}, name="scans", plane="coronal", split_file=_all_test(root)
+    )
 
 
 def _all_test(root: Path) -> str:

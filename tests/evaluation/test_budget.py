@@ -82,8 +82,8 @@ def test_a_summary_has_a_mean_for_every_budget_and_none_over_two() -> None:
 def test_a_summary_can_be_read() -> None:
     rows = make_rows([0.7, 0.9]) + make_rows([0.1, 0.2], "b") + make_rows([0.5], axis="jitter", start=0.1)
     assert describe_budget(rows, [0.85]) == [
-        "dice over clicks: 1 0.400, 2 0.550",
-        "dice over jitter: jitter0.1 0.500",
+        "dice over clicks: 0.400 (1), 0.550 (2)",
+        "dice over jitter: 0.500 (0.1)",
         "clicks to a dice of 0.85: 2.0 (50% of the cases never have it)",
     ]
 

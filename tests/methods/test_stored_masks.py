@@ -66,7 +66,7 @@ def test_an_absent_structure_is_asked_for_too(tmp_path: Path) -> None:
 
 def test_every_case_is_looked_at_before_the_first_is_scored(tmp_path: Path) -> None:
     write(tmp_path, test2=np.zeros((30, 20), bool))
-    with pytest.raises(DatasetError, match="test2.npy is 20×30 pixels, test2 is 30×20"):
+    with pytest.raises(DatasetError, match=r"test2\.npy is 20×30 pixels, test2 is 30×20"):
         score(tmp_path)
 
 

@@ -84,7 +84,8 @@ def _check_runs(study: Study) -> None:
         return
     found = study.left_out
     states = ", ".join(f"{count} {state}" for state, count in Counter(found["state"]).most_common()) or "nothing"
-    reasons = [f"{name} ({run_id}): {why}" for name, run_id, _, why in found.itertuples(index=False)][:SOME]
+    shown = found.head(SOME).itertuples(index=False)
+    reasons = [f"{name if run_id in name else f'{name} ({run_id})'}: {why}" for name, run_id, _, why in shown]
     more = [f"and {len(found) - SOME} more"] if len(found) > SOME else []
     listed = "".join(f"\n  {line}" for line in reasons + more)
     raise ValueError(

@@ -42,7 +42,7 @@ def _calibrate_pixels(view: View, bins: pd.DataFrame) -> Iterator[pd.DataFrame]:
     mine = take(bins, view.runs)
     if mine.empty:
         return
-    mine = mine[mine["phase"] == "test"]
+    mine = mine[mine["phase"] == "test"] if "phase" in mine.columns else mine
     for arm, some in mine.groupby(view.runs["arm"].reindex(mine["run_id"].astype(object)).to_numpy(), sort=True):
         sums = some.groupby("bin")[["number", "expected", "actual"]].sum().reindex(range(NUM_BINS), fill_value=0)
         if sums["number"].any():

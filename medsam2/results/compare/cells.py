@@ -56,8 +56,8 @@ class Cells:
         """One for each arm, of N values; NaN counts nowhere."""
         defined = np.flatnonzero(~np.isnan(values))
         place, size = self.flat[defined], int(np.prod(self.shape))
-        sums: Floats = np.bincount(place, weights=values[defined], minlength=size).reshape(self.shape)
-        counts: Floats = np.bincount(place, np.ones(len(place)), size).reshape(self.shape)
+        sums = np.bincount(place, values[defined], size).astype(np.float64).reshape(self.shape)
+        counts = np.bincount(place, minlength=size).astype(np.float64).reshape(self.shape)
         numbers = [len(seeds) for seeds in self.seeds]
         return [Clusters(sums[i, :n], counts[i, :n], self.seeds[i]) for i, n in enumerate(numbers)]
 
@@ -118,7 +118,7 @@ def split_frame(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     The rows of the cup-to-disc ratio, which are about two structures and no case, go by "ratio".
     """
     ratio = (frame["structure"] == CUP_TO_DISC).to_numpy()
-    free = (frame["budget"] == "none").to_numpy() & ~ratio
+    free = (frame["budget"] == "none").to_numpy() & ~ratio if "budget" in frame.columns else np.zeros_like(ratio)
     mixed = free.any() and not (free | ratio).all()
     chosen = {"": ~ratio & ~free if mixed else ~ratio, FREE: free & mixed, "ratio": ratio}
     return {name: frame if mask.all() else frame[mask] for name, mask in chosen.items() if mask.any()}

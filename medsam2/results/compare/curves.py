@@ -9,6 +9,7 @@ import pandas as pd
 
 from medsam2.results.compare.cells import locate, read_values, split_frame
 from medsam2.results.compare.comparison import MEAN
+from medsam2.results.compare.pairs import mean_of
 from medsam2.results.compare.scores import measure
 from medsam2.results.compare.view import PROMPTED, View, take
 
@@ -80,8 +81,8 @@ def _count_clicks(frame: pd.DataFrame, view: View, target: float, resamples: int
     counted = np.where(failed, most[key[first]], needed[key[first]])
     counted = np.where(np.isnan(dice[first]), np.nan, counted)
     lines = pd.DataFrame({"arm": list(cells.arms), **measure(cells.clusters(counted), resamples, seed)})
-    lost = measure(cells.clusters(np.where(np.isnan(counted), np.nan, failed.astype(np.float64))), 0, seed)
+    lost = cells.clusters(np.where(np.isnan(counted), np.nan, failed.astype(np.float64)))
     limits = np.zeros(len(cells.arms))
     np.maximum.at(limits, cells.arm, most[key[first]])
-    lines = lines.assign(failed=lost["mean"], limit=limits, target=target, dataset=view.name)
+    lines = lines.assign(failed=[mean_of(arm) for arm in lost], limit=limits, target=target, dataset=view.name)
     return lines[limits > 0]

@@ -51,7 +51,10 @@ def about_pairs(part: Part, order: list[int], baseline: str | None, asked: str |
 
 def _about_units(part: Part) -> list[str]:
     if part.cells.unit == "patient":
-        return []
+        numbers = part.cells.covered.any(axis=0).sum(axis=0)
+        lone = [name for name, number in zip(part.cells.structures, numbers, strict=True) if number == 1]
+        rest = " and of the mean over structures" if len(numbers) > 1 else ""
+        return [f"only one patient has {_list(lone)}: there is no interval of it{rest}"] if lone else []
     cases = int(part.cells.case.max()) + 1
     if cases == 1:
         return ["one case: no interval and no test is possible"]
@@ -73,9 +76,8 @@ def _about_undefined(scores: pd.DataFrame, metric: str) -> list[str]:
         return []
     numbers = sorted(set(undefined["undefined"].astype(int)))
     most = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    text = (
-        f"{metric} is undefined (NaN) in {most} rows of {_list(list(undefined['arm']))}; they are counted, in no mean"
-    )
+    who = _list(list(undefined["arm"]))
+    text = f"{metric} is undefined (NaN) in {most} rows of {who}; these are counted, and are in no mean"
     if len(set(lines["undefined"])) == 1:
         return [text]
     return [f"{text}; not the same number for all arms: their means are not over the same cases"]

@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from medsam2.results.figures.labels import many, say_best
@@ -32,6 +33,7 @@ from medsam2.results.figures.style import (
 )
 
 MANY_POINTS = 2500  # drawn as one picture inside the vector graphic
+LEAST_BOX = 5  # cases
 GOLDEN = 0.6180339887498949
 
 
@@ -49,7 +51,7 @@ def box_plot(
 
     A case is averaged over the arm's runs, and over structures where `structure` is "mean". The box spans the
     quartiles, its line is the median and its whiskers reach the furthest case within 1.5 times the box. Cases without
-    a value are counted, not drawn.
+    a value are counted, not drawn. Fewer than five cases have no box.
 
     Args:
         cases: `Board.cases`; scores: `Board.scores`, best arm first.
@@ -162,14 +164,19 @@ def _draw_cases(axes: Axes, i: int, frame: pd.DataFrame, look: Look, many: bool)
     axes.scatter(
         values[missed], y[missed], 14, INK, marker="x", linewidths=0.9, label="missed", clip_on=False, zorder=4
     )
-    if len(values) > 4:
-        drawn = axes.boxplot(
-            values, positions=[i - 0.15], orientation="horizontal", widths=0.46, showfliers=False, patch_artist=True,
-            manage_ticks=False, zorder=1.9, capwidths=0.2, boxprops={"facecolor": look.colour, "alpha": 0.22, "lw": 0},
-            whiskerprops={"color": INK, "alpha": FAINT, "lw": 0.7}, capprops={"color": INK, "alpha": FAINT, "lw": 0.7},
-            medianprops={"color": INK, "lw": 1.4, "solid_capstyle": "butt", "zorder": 2.5},
-        )  # fmt: skip
-        drawn["medians"][0].set_label("median")
+    if len(values) >= LEAST_BOX:
+        _draw_box(axes, i - 0.15, values, look)
+
+
+def _draw_box(axes: Axes, y: float, values: NDArray[np.float64], look: Look) -> None:
+    first, median, third = np.percentile(values, (25, 50, 75))
+    near = values[(values >= first - 1.5 * (third - first)) & (values <= third + 1.5 * (third - first))]
+    box = Rectangle((first, y - 0.23), third - first, 0.46, facecolor=look.colour, alpha=0.22, lw=0, zorder=1.9)
+    axes.add_patch(box).set_label("box")
+    for quartile, end in ((first, near.min()), (third, near.max())):
+        axes.plot([quartile, end], [y, y], color=INK, alpha=FAINT, lw=0.7, zorder=1.9, label="whisker")
+        axes.plot([end, end], [y - 0.1, y + 0.1], color=INK, alpha=FAINT, lw=0.7, zorder=1.9)
+    axes.plot([median, median], [y - 0.23, y + 0.23], color=INK, lw=1.4, zorder=2.5, label="median")
 
 
 def jitter(count: int) -> NDArray[np.float64]:

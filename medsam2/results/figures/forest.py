@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medsam2.results.figures.labels import many, measure, shorten, signed
-from medsam2.results.figures.layout import count_rows, key_dot, make_rows, size_of
+from medsam2.results.figures.labels import many, signed
+from medsam2.results.figures.layout import count_rows, key_dot, make_rows
 from medsam2.results.figures.style import (
     BLUE,
     FAINT,
@@ -51,11 +51,13 @@ def forest(
     numbers = [_say_numbers(row.difference, row.low, row.high) for row in drawn]
     beside = width > 120  # the numbers in a column of their own, else below the names
     counts, of_all = _count_all(shown)
-    texts, names = counts if beside else numbers, _name_pairs(shown)
+    both = [f"{number}, {count}" for number, count in zip(numbers, counts, strict=True)] if counts else numbers
+    texts, names = counts if beside else both, _name_pairs(shown)
     common = _find_common(names, shown, width)
+    said = f"Each row: {common} − the arm that is named." if common else ""
     figure, axes = make_rows(
         list(shown["b"]) if common else names, texts, width, 7.6 if any(texts) else 6.4,
-        (0.0, 36.0 if beside else 3.0, 1.5, 16.5 if common else 13.0), _explain(), f"{of_all} {note}".strip(),
+        (0.0, 36.0 if beside else 3.0, 1.5, 13.0), _explain(), " ".join(filter(None, (of_all, note, said))),
         _describe(shown, name),
     )  # fmt: skip
     axes.set_xlim(_limits(shown))
@@ -65,7 +67,7 @@ def forest(
         if beside:
             _write(axes, i, numbers[i], str(row.verdict))
     axes.xaxis.set_major_locator(MaxNLocator(6 if beside else 4, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel(_name_axis(axes, name, common), labelpad=11)
+    axes.set_xlabel(f"difference in {name}", labelpad=11)
     _say_sides(axes, higher_is_better)
     return figure
 
@@ -105,11 +107,14 @@ def _choose(rows: pd.DataFrame, sign: int, width: float) -> tuple[pd.DataFrame, 
     with_best = rows[(rows["a"] == best) | (rows["b"] == best)]
     nearest = with_best["difference"].abs().sort_values(kind="stable").index[:most]
     shown = with_best[with_best.index.isin(nearest)]
-    return shown, f"{len(shown)} of {len(rows)} pairs are shown: the best arm, {best}, against those nearest to it."
+    return (
+        shown,
+        f"{len(shown)} of {len(rows)} pairs are shown: those of the best arm, {best}, with the arms nearest to it.",
+    )
 
 
 def _find_common(names: list[str], shown: pd.DataFrame, width: float) -> str:
-    """The one arm that all pairs begin with, to be named once below the axis where names are long; else nothing."""
+    """The one arm that all pairs begin with, to be named once where names are long; else nothing."""
     first = set(shown["a"])
     if len(names) == 1 or len(first) > 1 or count_rows(names, width, 7.6) == len(names) <= 12:
         return ""
@@ -126,13 +131,6 @@ def _limits(shown: pd.DataFrame) -> tuple[float, float]:
     low, high = min([0.0, *values]), max([0.0, *values])
     air = (high - low) * 0.06 or 0.01
     return low - air, high + air
-
-
-def _name_axis(axes: Axes, name: str, common: str) -> str:
-    if not common:
-        return f"difference in {name}"
-    rest = " − arm of the row"
-    return f"difference in {name}:\n{shorten([common], size_of(axes)[0] - measure(rest))[0]}{rest}"
 
 
 def _say_sides(axes: Axes, higher_is_better: bool) -> None:

@@ -16,10 +16,10 @@ MOST_LINES = 4
 
 @lru_cache(maxsize=20_000)
 def measure(text: str, size: float = SIZE) -> float:
-    """The width of a line of text in mm, with what the rounding of letters to pixels may add."""
+    """The width of a line of text in mm."""
     font = FontProperties(family="DejaVu Sans", size=size)  # type: ignore[arg-type]
     width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 72 * INCH * 1.03
+    return float(width) / 72 * INCH * 1.01
 
 
 def fold(text: str, width: float, size: float = SIZE) -> list[str]:

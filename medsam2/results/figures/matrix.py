@@ -16,7 +16,7 @@ from medsam2.results.figures.labels import fold, measure
 from medsam2.results.figures.layout import SMALL_LINE, count_rows, make_rows
 from medsam2.results.figures.style import FAINT, INK, NARROW, SMALL, WIDE, check_rows, name_metric, styled
 
-DARK, LIGHT = "#101010", "#ffffff"  # of numbers in cells: they stay as they are on every page
+DARK, LIGHT = "#000000", "#ffffff"  # of numbers in cells: they stay as they are on every page
 MAP = "cividis"  # reads the same with and without colour vision
 
 

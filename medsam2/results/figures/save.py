@@ -59,6 +59,7 @@ def _to_svg(figure: Figure, prefix: str) -> str:
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)  # would hold for the whole page
     svg = re.sub(r"\n *<!--.*?-->", "", svg)
+    svg = re.sub(r"(fill: #\w{6}); opacity:", r"\1; fill-opacity:", svg)  # a layer of its own is drawn blurred
     svg = NUMBERS.sub(lambda found: DECIMALS.sub(r"\1", found[0]), svg)
     svg = _prefix_ids(svg, re.sub(r"[^\w-]+", "-", prefix))
     return _add_title(svg, figure.get_label(), re.sub(r"[^\w-]+", "-", prefix))

@@ -34,6 +34,7 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": SIZE,
     "text.parse_math": False,  # an arm's name may have dollars
+    "text.hinting": "none",  # as wide on a screen as it is measured
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -147,8 +148,8 @@ def draw_ceiling(axes: Axes, value: float, along: str, side: str = "right") -> N
         )  # fmt: skip
     else:
         axes.annotate(
-            label, (side == "right", value), xycoords=axes.get_yaxis_transform(), xytext=(0, 1.5), ha=side,
-            textcoords="offset points", va="bottom", fontsize=SMALL, alpha=FAINT,
+            label, (side == "right", value), xycoords=axes.get_yaxis_transform(), ha=side, va="bottom",
+            xytext=(3 if side == "left" else 0, 1.5), textcoords="offset points", fontsize=SMALL, alpha=FAINT,
         )  # fmt: skip
 
 

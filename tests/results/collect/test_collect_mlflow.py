@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 
 from medsam2.results.collect import Study, collect, name_arms, split_settings
 from medsam2.results.collect import mlflow as module
+from medsam2.results.collect.entries import Entry
 from medsam2.runs import RunDirectory
 from medsam2.tasks.sync import sync
 from medsam2.tracking.store import Store
@@ -75,6 +78,7 @@ def equal(one: Study, other: Study, *but: str) -> None:
     assert [s.key for s in split_settings(one)] == [s.key for s in split_settings(other)]
 
 
+@pytest.mark.slow  # making a store takes seconds
 def test_a_store_tells_what_the_directories_tell(filled: Path, tmp_path: Path, fetched: list[str]) -> None:
     from_store, from_folder = collect(tmp_path, source=f"sqlite:///{filled}/mlflow.db"), collect(filled)
     assert len(from_store.runs) == 5
@@ -92,6 +96,7 @@ def test_a_store_tells_what_the_directories_tell(filled: Path, tmp_path: Path, f
     equal(again, from_store)
 
 
+@pytest.mark.slow  # making a store takes seconds
 def test_the_store_of_the_folder_and_its_filters(filled: Path, fetched: list[str]) -> None:
     shutil.rmtree(filled / "cache", ignore_errors=True)
     of_n = {run.run_id for run in RUNS if run.model == "n"}
@@ -101,7 +106,7 @@ def test_the_store_of_the_folder_and_its_filters(filled: Path, fetched: list[str
         ({"dataset": "other"}, 1),
         ({"study": "abroad"}, 1),
         ({"sweep": "5a"}, 4),
-        ({"since": "2026-09-21T13:13:25+00:00"}, 3),
+        ({"since": datetime.fromtimestamp(1.79e9 + 5).isoformat()}, 3),
         ({"tag": "data_fingerprint=f00d"}, 5),
         ({"tag": f"run_dir={filled}/runs/phantom/m-{RUNS[0].run_id}"}, 1),
     ):
@@ -110,12 +115,14 @@ def test_the_store_of_the_folder_and_its_filters(filled: Path, fetched: list[str
         collect(filled, source="mlflow", dataset="refuge")
 
 
+@pytest.mark.slow  # making a store takes seconds
 def test_the_arm_of_what_was_trained_is_found_behind_a_filter(filled: Path, tmp_path: Path) -> None:
     study = collect(tmp_path, source=f"sqlite:///{filled}/mlflow.db", study="abroad")
     assert study.notes == ()
     assert study.runs["origin"].to_list() == [RUNS[0].run_id]
 
 
+@pytest.mark.slow  # making a store takes seconds
 def test_what_changed_is_fetched_again(tmp_path: Path, filled: Path, fetched: list[str]) -> None:
     (tmp_path / "mlflow.db").write_bytes((filled / "mlflow.db").read_bytes())
     store = Store(tmp_path)
@@ -135,6 +142,7 @@ def test_what_changed_is_fetched_again(tmp_path: Path, filled: Path, fetched: li
         collect(tmp_path, source="mlflow", study="mine")
 
 
+@pytest.mark.slow  # making a store takes seconds
 def test_files_that_the_store_lacks_are_said(tmp_path: Path, filled: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes((filled / "mlflow.db").read_bytes())
     write_run(tmp_path, FakeRun(SCORES, dataset="mine", study="bare"))
@@ -152,6 +160,39 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.db"))
     with pytest.raises(ConnectionError, match="source=null reads the run directories instead"):
         collect(tmp_path, source="http://127.0.0.1:1")
+
+
+class Shelf:
+    """What a client answers about artifacts, from a run directory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def list_artifacts(self, known: str, path: str | None) -> list[SimpleNamespace]:
+        inside = sorted((self.folder / (path or ".")).glob("*"))
+        return [SimpleNamespace(path=file.relative_to(self.folder).as_posix()) for file in inside]
+
+    def download_artifacts(self, known: str, path: str, to: str) -> None:
+        shutil.copy(self.folder / path, to)
+
+
+def test_files_are_fetched_once_and_again_when_they_change(tmp_path: Path, fetched: list[str]) -> None:
+    path = write_run(tmp_path, RUNS[0])
+    store = SimpleNamespace(client=Shelf(path))
+    shown = {"run_id": RUNS[0].run_id, "tags": {"paper": "yes"}}
+    for digest, times in (("1", 1), ("1", 1), ("2", 2), ("", 3), ("", 4)):
+        entry = Entry(tmp_path / "cache" / "77", shown, {}, ("5a5a",), store=("77", digest))
+        (found,) = module.fetch(store, [entry], tmp_path / "cache")  # type: ignore[arg-type]
+        assert len(fetched) == times
+    assert (found.run_id, found.state, found.sweeps) == (RUNS[0].run_id, "finished", ("5a5a",))
+    assert (found.about["tags"]["paper"], found.about["tags"]["data_fingerprint"]) == ("yes", "f00d")
+    files = sorted(file.relative_to(entry.folder).as_posix() for file in entry.folder.rglob("*.*") if file.is_file())
+    wanted = [".mirrored", "provenance.json", "rows/test.parquet", "rows/zero_shot.parquet", "run.json", "status.json"]
+    assert files == wanted
+    assert [one.name for one in (tmp_path / "cache").iterdir() if one.is_dir()] == ["77"]
+    (path / "run.json").unlink()
+    (lost,) = module.fetch(store, [entry], tmp_path / "cache")  # type: ignore[arg-type]
+    assert lost.reason == "the store has no run.json of it: task=sync brings them"
 
 
 @pytest.mark.slow

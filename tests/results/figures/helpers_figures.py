@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from medsam2.results.figures.style import STYLE
 
 NAN = float("nan")
 LONG = "model=sam2_s image_size=512 method=memory_stream dataset.augmentation=heavy optim.lr={:.5f}"
@@ -60,10 +63,11 @@ def texts(figure: Figure) -> list[str]:
 
 def boxes_of_texts(figure: Figure) -> list[tuple[str, Any]]:
     """Every text with its place in pixels."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()
-    found = (text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible())
-    return [(text.get_text(), Text.get_window_extent(text, renderer)) for text in found]
+    with matplotlib.style.context(STYLE, after_reset=True):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw_without_rendering()
+        found = (text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible())
+        return [(text.get_text(), Text.get_window_extent(text, renderer)) for text in found]
 
 
 def assert_legible(figure: Figure, most_mm: float = 290.0) -> None:

@@ -50,13 +50,14 @@ def make_comparison(
     )  # fmt: skip
 
 
-def strip(made: Comparison) -> Comparison:
+def strip(made: Comparison, keep_boards: bool = False) -> Comparison:
     """The same without anything that a study may lack: pairs, raters, curves, calibration, cost, notes."""
     empty = pd.DataFrame()
-    boards = [
+    bare = [
         replace(b, pairs=empty, letters={}, stability=empty, notes=[], setting=replace(b.setting, notes=()))
         for b in made.boards
     ]
+    boards = made.boards if keep_boards else bare
     names = ("curves", "clicks_needed", "calibration", "rejection", "raters", "cost", "left_out", "varied")
     study = replace(made.study, notes=(), left_out=empty)
     lacking: dict[str, Any] = {"across": None, "matrix": None, "notes": [], "fixed": pd.Series(dtype=object)}
@@ -107,7 +108,7 @@ def make_scores(arms: Sequence[str], cases: pd.DataFrame, seeds: int) -> pd.Data
     by_seed = [part.groupby("seed")[metric].mean() for part, metric in zip(rows, frame["metric"], strict=True)]
     mean = np.array([means.mean() for means in by_seed])
     return frame.assign(
-        mean=mean, sd=[means.std(ddof=1) for means in by_seed], low=mean - 0.01234567890123, high=mean + 0.0234567890123,
+        mean=mean, sd=[means.std(ddof=1) for means in by_seed], low=mean - 0.012345678901, high=mean + 0.02345678901,
         runs=seeds, seeds=seeds, folds=0, patients=12, cases=12, rows=24, undefined=1, missed=2, false_positives=0,
         zero_shot=np.where(frame["arm"] == arms[0], mean / 2, NAN),
         ceiling=np.where(frame["metric"] == "dice", 0.95, NAN),
@@ -165,7 +166,7 @@ def make_extras(arms: Sequence[str], datasets: Sequence[str], rng: np.random.Gen
         "curves": curves.assign(
             structure="mean", metric="dice", mean=mean, low=mean - 0.03, high=mean + 0.03, patients=12, seeds=3
         ),
-        "clicks_needed": cross(**cells, target=(0.8, 0.85, 0.9)).assign(mean=3.25, low=2.5, high=NAN, failed=0.125, limit=20),
+        "clicks_needed": cross(**cells, target=(0.8, 0.9)).assign(mean=3.25, low=2.5, high=NAN, failed=0.125, limit=20),
         "calibration": bins.assign(
             expected=expected, actual=(expected + rng.normal(0, 0.04, len(bins))).clip(0, 1), number=99, ece=0.03125
         ),

@@ -10,6 +10,7 @@ from medsam2.results.statistics import needed_patients, needed_seeds
 EFFECTS = np.array([0.05, 0.2, 0.35, 0.8, 1.5, 3.0])
 
 
+@pytest.mark.slow  # for statsmodels is slow to import
 @pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.8), (0.05, 0.95), (0.001, 0.8)])
 def test_numbers_are_those_of_statsmodels(alpha: float, power: float) -> None:
     peer = pytest.importorskip("statsmodels.stats.power").TTestPower()

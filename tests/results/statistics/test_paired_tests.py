@@ -69,6 +69,7 @@ def test_chance_to_err_is_that_which_is_written() -> None:
         assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.011)
 
 
+@pytest.mark.slow  # for statsmodels is slow to import
 @given(st.lists(st.floats(0, 1), max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_holm_is_that_of_statsmodels(p: list[float]) -> None:

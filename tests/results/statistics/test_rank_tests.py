@@ -39,6 +39,7 @@ def test_quantiles_are_those_of_demsars_table_5(arms: int, q: float) -> None:
     assert critical_difference(arms, 1) / np.sqrt(arms * (arms + 1) / 6) == pytest.approx(q, abs=1.5e-3)
 
 
+@pytest.mark.slow  # for scikit-posthocs is slow to import
 def test_friedman_and_nemenyi_are_those_of_peers() -> None:
     posthocs = pytest.importorskip("scikit_posthocs")
     scores = np.random.default_rng(0).integers(0, 8, (9, 5)) + np.arange(5) * 1.5
@@ -54,7 +55,7 @@ def test_friedman_and_nemenyi_are_those_of_peers() -> None:
     ("ranks", "cd", "expected"),
     [
         ([3.143, 2.0, 2.893, 1.964], 1.25, [[3, 1, 2, 0]]),
-        ([3.143, 2.0, 2.893, 1.964], 1.0, [[3, 1, 2], [1, 2]][:1] + [[2, 0]]),
+        ([3.143, 2.0, 2.893, 1.964], 1.0, [[3, 1, 2], [2, 0]]),
         ([1.0, 3.0, 2.0], 0.5, []),
         ([1.0, 2.0, 3.0], 1.0, [[0, 1], [1, 2]]),
         ([2.0, 2.0], 0.5, [[0, 1]]),

@@ -47,25 +47,34 @@ def test_a_claim_needs_all_three() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 @pytest.mark.parametrize("patients", [10, 40, 200])
-@pytest.mark.parametrize("base", [Plan(), SKEWED], ids=["dice", "skewed"])
+@pytest.mark.parametrize("base", [Plan(interaction=0.05), SKEWED], ids=["dice", "skewed"])
 def test_intervals_hold_the_truth(base: Plan, patients: int, seeds: int) -> None:
-    for seed_effect, interaction in ((0.002, 0), (0.01, 0.05), (0.04, 0)):
-        plan = replace(base, patients=patients, seeds=seeds, seed_effect=seed_effect, interaction=interaction)
-        for share in measure_coverage(plan, 1000, resamples=1000):
-            assert 0.93 - 0.014 < share < 0.97 + 0.014, plan  # ± two standard errors of 1,000 studies
+    check_coverage(replace(base, patients=patients, seeds=seeds))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arms", [2, 3])
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("seed_effect", [0.0, 0.04])
+@pytest.mark.parametrize("shared", [True, False], ids=["same seeds", "other seeds"])
+def test_intervals_hold_the_truth_with_weak_and_strong_seeds(shared: bool, seed_effect: float, seeds: int) -> None:
+    check_coverage(Plan(seeds=seeds, seed_effect=seed_effect, interaction=0, shared_seeds=shared))
+
+
+def check_coverage(plan: Plan) -> None:
+    for share in measure_coverage(plan, 1000):
+        assert 0.93 - 0.016 < share < 0.97 + 0.011, plan  # two standard errors of 1,000 studies
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("seed_effect", [0.0, 0.005, 0.02])
-def test_nothing_is_claimed_of_nothing(arms: int, seeds: int, seed_effect: float) -> None:
-    false, _ = measure_claims(Plan(seeds=seeds, seed_effect=seed_effect), 1000, arms)
+@pytest.mark.parametrize("seed_effect", [0.0, 0.02])
+def test_nothing_is_claimed_of_nothing(seeds: int, seed_effect: float) -> None:
+    false, _ = measure_claims(Plan(seeds=seeds, seed_effect=seed_effect), 1000, arms=3)
     assert false <= 0.05
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arms", "seeds", "least"), [(2, 3, 0.8), (2, 5, 0.95), (3, 5, 0.9)])
+@pytest.mark.parametrize(("arms", "seeds", "least"), [(2, 3, 0.9), (2, 5, 0.95), (3, 5, 0.9)])
 def test_planted_differences_are_found(arms: int, seeds: int, least: float) -> None:
     false, found = measure_claims(Plan(seeds=seeds, seed_effect=0.005), 1000, arms, effect=0.05)
     assert found >= least

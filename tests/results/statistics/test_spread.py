@@ -69,21 +69,30 @@ def test_seeds_alone_are_a_t_test() -> None:
     assert p == pytest.approx(stats.ttest_1samp([0.1, 0.25, 0.2], 0).pvalue, rel=0.01)
 
 
-@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.929, 0.972), (3, 0.945, 0.968), (5, 0.945, 0.965)])
+def simulate(rng: np.random.Generator, seeds: int, share: float, strength: float, number: int) -> Spread:
+    """Estimates of 0; patients' variance is 1 - share, seeds' strength² + share, of which only a sample is known."""
+    variance = strength**2 + share
+    estimate = rng.normal(0, np.sqrt(1 - share + variance), number)
+    scatter = variance * rng.chisquare(seeds - 1, number) / (seeds - 1)
+    parts = np.stack([scatter, np.zeros(number)], 1)
+    return Spread(estimate, np.full(number, 1 - share), parts, np.full((number, 2), seeds - 1.0))
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.928, 0.972), (3, 0.946, 0.970), (5, 0.946, 0.966)])
 def test_limits_hold_the_truth_whichever_part_prevails(seeds: int, least: float, most: float) -> None:
-    """Over the strength of seeds beside patients (of variance 1), and the share that is patient × seed."""
-    rng, n = np.random.default_rng(seeds), 30_000
+    rng, number = np.random.default_rng(seeds), 30_000  # ± 0.3 %
+    of_patients = np.full(number, stats.norm.ppf(0.975))
+    of_seeds = np.full((number, 2), stats.t.ppf(0.975, seeds - 1))
     for share, strength in product((0, 0.2, 0.6, 0.95), (0, 0.25, 0.5, 1, 2, 4, 8, 30)):
-        variance = strength**2 + share
-        estimate = rng.normal(0, np.sqrt(1 - share + variance), n)
-        scatter = variance * rng.chisquare(seeds - 1, n) / (seeds - 1)
-        made = Spread(
-            estimate,
-            np.full(n, 1 - share),
-            np.stack([scatter, np.zeros(n)], 1),
-            np.full((n, 2), seeds - 1.0),
-        )
-        of_seeds = np.full((n, 2), stats.t.ppf(0.975, seeds - 1))
-        held = np.abs(estimate) <= made.critical(np.full(n, stats.norm.ppf(0.975)), of_seeds) * made.error
+        made = simulate(rng, seeds, share, strength, number)
+        held = np.abs(made.estimate) <= made.critical(of_patients, of_seeds) * made.error
         assert least < held.mean() < most, (share, strength)
-        assert (made.p_values(10**6) < 0.05).mean() < 0.055, (share, strength)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_p_values_err_no_more_often_than_they_say(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    for share, strength in product((0, 0.6), (0, 0.5, 2, 8)):
+        p = simulate(rng, seeds, share, strength, 5000).p_values(10**6)
+        for level in (0.2, 0.05, 0.005):
+            assert (p < level).mean() < level + 3 * np.sqrt(level / 5000), (share, strength)
