@@ -88,7 +88,8 @@ def _fail(cfg: DictConfig, error: Exception) -> float:
         log.info("another process computes this run; the sweep waits for it")
         return math.nan
     explain(error)
-    if getattr(error, "kind", "missing rater") != "missing rater" and not is_command(cfg):  # a DatasetError
+    of_dataset = getattr(error, "kind", "missing rater") != "missing rater" and cfg.get("predictions") is None
+    if of_dataset and not is_command(cfg):
         log.error("the same command with task=check names everything that is wrong with this dataset")
     if not _in_sweep():
         raise SystemExit(1) from None

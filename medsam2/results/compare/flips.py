@@ -18,8 +18,8 @@ from medsam2.results.statistics import permute
 FLIPS = 10_000
 FEW = 50  # flips that reach what was seen: fewer say little of a tail
 LEAST = 14  # units: below, all patterns are counted
-AT_ONCE = 20_000_000  # numbers in a block
-STEPS = 40
+AT_ONCE = 4_000_000  # numbers in a block
+STEPS, CLOSE = 40, 1e-5
 
 
 def permute_pairs(of_units: Floats, pairs: Integers, seed: int = 0) -> Floats:
@@ -34,7 +34,7 @@ def permute_pairs(of_units: Floats, pairs: Integers, seed: int = 0) -> Floats:
     if of_units.shape[1] < LEAST:
         return p
     rare = np.flatnonzero(p < FEW / FLIPS)
-    step = max(1, AT_ONCE // of_units.shape[1] // 4)
+    step = max(1, AT_ONCE // of_units.shape[1])
     for start in range(0, len(rare), step):
         at = rare[start : start + step]
         p[at] = find_tails(of_units[pairs[at, 0]] - of_units[pairs[at, 1]])
@@ -49,11 +49,11 @@ def _count(of_units: Floats, pairs: Integers, seed: int) -> Floats:
     signs = 1 - 2 * np.random.default_rng(seed).integers(2, size=(values.shape[1], FLIPS), dtype=np.int8)
     sums = values.astype(np.float32) @ signs.astype(np.float32)  # A×flips
     count = np.empty(len(pairs))
-    step = max(1, AT_ONCE // FLIPS)
-    for start in range(0, len(pairs), step):
-        a, b = pairs[start : start + step].T
-        flipped = sums[a] - sums[b]
-        count[start : start + step] = (np.abs(flipped, out=flipped) >= seen[start : start + step, None]).sum(axis=1)
+    for a in np.unique(pairs[:, 0]):
+        at = np.flatnonzero(pairs[:, 0] == a)
+        flipped = sums[pairs[at, 1]]
+        flipped -= sums[a]
+        count[at] = (np.abs(flipped, out=flipped) >= seen[at, None]).sum(axis=1)
     return count
 
 
@@ -79,12 +79,20 @@ def find_tails(d: Floats) -> Floats:
 
 
 def _solve(d: Floats, seen: Floats) -> Floats:
-    """M: t at which Σ d·tanh(t·d) is what was seen. Newton's steps come from below and do not overshoot."""
+    """M: t at which Σ d·tanh(t·d) is what was seen. Newton's steps come from below and do not overshoot.
+
+    Single precision is enough: the tail is flat in t where it is evaluated.
+    """
     t = seen / (d**2).sum(axis=1)
+    single = d.astype(np.float32)
+    left = np.arange(len(d))
     for _ in range(STEPS):
-        tanh = np.tanh(t[:, None] * d)
-        lacking = seen - (d * tanh).sum(axis=1)
-        t += lacking / (d**2 * (1 - tanh**2)).sum(axis=1)
-        if (np.abs(lacking) <= 1e-9 * seen).all():
+        part = single[left]
+        tanh = np.tanh(t[left, None].astype(np.float32) * part)
+        tanh *= part
+        lacking = seen[left] - tanh.sum(axis=1, dtype=np.float64)
+        t[left] += lacking / (part**2 - tanh**2).sum(axis=1, dtype=np.float64)
+        left = left[np.abs(lacking) > CLOSE * seen[left]]
+        if not len(left):
             break
     return t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -97,6 +98,8 @@ def _draw(
     width: float,
 ) -> Figure:
     """`rows`: arm, x, mean and, where they are known, low and high."""
+    everything = _place_all(rows["x"])
+    rows = rows.assign(x=rows["x"].replace(math.inf, everything))
     lines = {str(arm): part.sort_values("x") for arm, part in rows.groupby("arm", sort=False, observed=True)}
     ends = _best(lines, higher_is_better)
     blocks, room = fold_names(list(ends), width)
@@ -106,7 +109,7 @@ def _draw(
     axes.set_ylim(limit_scores(values, metric))
     for arm in sorted(lines, key=lambda arm: arm in ends):  # the grey ones lie below
         _draw_line(axes, arm, lines[arm], looks, arm in ends)
-    _finish(axes, axis, sorted(set(rows["x"])))
+    _finish(axes, axis, sorted(set(rows["x"])), everything)
     tick_scores(axes.yaxis, metric, axes.get_ylim())
     axes.set_ylabel(name)
     draw_ceiling(axes, ceiling, "y", "right" if axis == "jitter" else "left")  # where the curves are low
@@ -134,7 +137,15 @@ def _best(lines: dict[str, pd.DataFrame], higher_is_better: bool) -> dict[str, f
     return {arm: last[arm] for arm in sorted(best, key=lambda arm: -last[arm])}
 
 
-def _finish(axes: Axes, axis: str, levels: Sequence[float]) -> None:
+def _place_all(levels: pd.Series[float]) -> float:
+    """Where "all slices", which is inf, is drawn: a step beyond the largest number. NaN where it is no level."""
+    if not (levels == math.inf).any():
+        return math.nan
+    known = levels[levels < math.inf]
+    return float(known.max() + max(1.0, 0.25 * (known.max() - known.min()))) if len(known) else 1.0
+
+
+def _finish(axes: Axes, axis: str, levels: Sequence[float], everything: float) -> None:
     air = 0.03 * (levels[-1] - levels[0]) or 0.5
     axes.set_xlim(levels[0] - air, levels[-1] + air)
     axes.grid(axis="y")
@@ -146,7 +157,7 @@ def _finish(axes: Axes, axis: str, levels: Sequence[float]) -> None:
     if axis in PERCENT:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "all" if value == everything else f"{value:g}"))
 
 
 def _say_grey(named: int, there: int) -> str:

@@ -164,7 +164,7 @@ def exact(value: Any) -> str:
 
 def show(value: float, kind: str = "score") -> str:
     """A finite number as it is read: scores with three decimals, fewer where they are large."""
-    if math.isinf(value):
+    if math.isinf(value) and kind != "level":
         return "∞" if value > 0 else f"{MINUS}∞"
     written = FORMATS[kind](value)
     return written.replace("-", MINUS, 1) if value < 0 else written
@@ -216,7 +216,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "count": lambda v: f"{v:,.0f}",
     "about": lambda v: f"{v:,.1f}",
     "rank": lambda v: f"{v:.2f}",
-    "level": lambda v: f"{v:g}",
+    "level": lambda v: "all" if math.isinf(v) else f"{v:g}",  # all slices
     "need": lambda v: f"{math.ceil(v):,}",
     "seconds": _seconds,
     "bytes": _bytes,

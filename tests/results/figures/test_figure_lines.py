@@ -51,6 +51,15 @@ def test_of_many_curves_the_best_are_named_and_none_is_dropped(higher: bool, nam
     assert "The best 8 of 12 arms are named. The others are grey." in texts(figure)
 
 
+def test_all_slices_stand_behind_the_largest_number() -> None:
+    frame = make_curves({"a": [0.5, 0.7, 0.8]}, [1, 5, float("inf")], "slices")
+    figure = curves(frame, "slices", "dice", "d", assign_looks("a"))
+    axes = axes_of(figure)
+    np.testing.assert_array_equal(drawn(axes, "line a")[0].get_xdata(), [1, 5, 6])
+    figure.draw_without_rendering()
+    assert [tick.get_text() for tick in axes.get_xticklabels()][-1] == "all"
+
+
 def test_long_names_beside_curves_stay_legible() -> None:
     arms = make_arms(9, long=True)
     frame = make_curves({arm: [0.5, 0.9 - i / 1e4] for i, arm in enumerate(arms)}, [1, 2])

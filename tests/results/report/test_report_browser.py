@@ -24,7 +24,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize(
-    ("width", "dark", "medium"), [(1280, False, ""), (1280, True, ""), (794, False, "print"), (380, False, "")]
+    ("width", "dark", "medium"), [(1280, False, ""), (1280, True, ""), (794, False, ""), (380, False, "")]
 )
 def test_the_page_is_quiet_and_fits(browser: Browser, page: Path, width: int, dark: bool, medium: str) -> None:
     browser.open(page, width, dark=dark, medium=medium)
@@ -58,6 +58,15 @@ def test_missing_values_stay_last(browser: Browser, page: Path) -> None:
         assert (
             browser.run("document.querySelector('[data-table=scores-0] tbody tr:last-child .none').textContent") == "–"
         )
+
+
+def test_nothing_is_cut_on_paper(browser: Browser, page: Path) -> None:
+    browser.open(page, 680, medium="print")  # 180 mm: A4 less its margins; 1032 lengthwise
+    browser.run("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    right = "Math.round(e.getBoundingClientRect().right)"
+    fits = f"{right} <= (e.closest('.vast') ? 1032 : 680)"
+    cut = f"[...document.querySelectorAll('table, figure, pre, p')].filter((e) => !({fits}))"
+    assert browser.run(f"{cut}.map((e) => [e.dataset.table || e.className, {right}])") == []
 
 
 def test_paper_is_a4_and_everything_is_open(browser: Browser, page: Path) -> None:
