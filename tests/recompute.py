@@ -1,7 +1,7 @@
 """The numbers of a report once more, from the rows in the run directories alone, by the plainest means.
 
-Nothing of `medsam2.results` is used: sums are loops, tests are those of SciPy and statsmodels, and the bootstrap is one
-draw after the other. Prompted runs of one setting, all structures averaged, no folds.
+Nothing of `medsam2.results` is used: sums are loops over seeds and structures, tests are those of SciPy and
+statsmodels. Prompted runs of one setting, all structures averaged, no folds.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Runs:
             about = json.loads((status.parent / "run.json").read_text())
             if json.loads(status.read_text())["state"] == "finished":
                 found.setdefault(about["params"]["model.name"], {})[about["params"]["seed"]] = status.parent
-        arms = {name: Arm(*(_read_rows(paths, phase) for phase in ("test", "zero_shot"))) for name, paths in found.items()}
+        arms = {
+            name: Arm(*(_read_rows(paths, phase) for phase in ("test", "zero_shot"))) for name, paths in found.items()
+        }
         patients = {p for arm in arms.values() for f in arm.rows.values() for p in f.patient_id}
         return cls(arms, "patient_id" if len(patients) > 1 else "case_id")
 
@@ -115,31 +117,27 @@ class Runs:
 
     def ranks(self, metric: str) -> pd.DataFrame:
         """mean_rank, first, rank_low and rank_high of each arm over draws of patients and of seeds."""
-        rng, names = np.random.default_rng(98), list(self.arms)
+        names = list(self.arms)
         parts = [_Variance(self, (name,), "mean", metric) for name in names]
         units, runs = parts[0].units, parts[0].runs
         means = np.array([self.arms[name].seed_means(metric, "mean") for name in names])
-        ranks = []
-        for _ in range(DRAWS):
-            weights = np.bincount(rng.integers(units, size=units), minlength=units).astype(float)
-            drawn = np.array([part.measure(weights)[0] for part in parts])
-            if runs > 1:
-                turned = (means - means.mean(1, keepdims=True)) @ rng.standard_normal(runs)
-                drawn += turned / np.sqrt(runs * rng.chisquare(runs - 1))
-            ranks.append(pd.Series(-drawn).rank().to_numpy())
-        found, (low, high) = np.array(ranks), np.percentile(ranks, [2.5, 97.5], axis=0)
+        drawn = np.stack([part.measure(_draw(units, seed=98))[0] for part in parts], axis=1)
+        if runs > 1:
+            rng = np.random.default_rng(97)
+            turned = rng.standard_normal((DRAWS, runs)) @ (means - means.mean(1, keepdims=True)).T
+            drawn += turned / np.sqrt(runs * rng.chisquare(runs - 1, (DRAWS, 1)))
+        found = pd.DataFrame(-drawn).rank(axis=1).to_numpy()
+        low, high = np.percentile(found, [2.5, 97.5], axis=0)
         columns = {"mean_rank": found.mean(0), "first": (found == 1).mean(0), "rank_low": low, "rank_high": high}
         return pd.DataFrame(columns, index=names)
 
     def interval(self, arms: tuple[str, ...], structure: str, metric: str) -> tuple[float, float]:
         """The 95 % interval of an arm's mean, or of a difference, as `docs/results.md` words it."""
         parts = _Variance(self, arms, structure, metric)
-        pivots, rng = [], np.random.default_rng(99)
-        for _ in range(DRAWS):
-            weights = np.bincount(rng.integers(parts.units, size=parts.units), minlength=parts.units).astype(float)
-            mean, influence = parts.measure(weights)
-            error = np.sqrt((weights * influence**2).sum() * parts.units / (parts.units - 1))
-            pivots.append((mean - parts.mean) / error if error > 0 else 0.0)
+        weights = _draw(parts.units, seed=99)
+        mean, influence = parts.measure(weights)
+        error = np.sqrt((weights * influence**2).sum(1) * parts.units / (parts.units - 1))
+        pivots = np.divide(mean - parts.mean, error, out=np.zeros(DRAWS), where=error > 0)
         low, high = np.quantile(pivots, [0.025, 0.975])
         of_seeds = t.ppf(0.975, max(parts.runs - 1, 1))
         shares = np.array([parts.of_patients, parts.of_seeds]) ** 1.4
@@ -237,7 +235,7 @@ class _Variance:
                 sums, counts = (x.reindex(units, fill_value=0).to_numpy(float) for x in (mine.sum(), mine.count()))
                 self._cells[arm, seed, name] = sums, counts
         self._structures = structures
-        self.mean, _ = self.measure(np.ones(self.units))
+        self.mean = float(self.measure(np.ones((1, self.units)))[0][0])
         seeds = sorted({seed for _, seed, _ in self._cells})
         self._by_seed = np.array([self._influence(seed) for seed in seeds])
         means = [self._mean(seed, np.ones(self.units)) for seed in seeds]
@@ -249,15 +247,15 @@ class _Variance:
             noise = max(float((self._by_seed**2).sum()) - self.runs * joint, 0) / (self.runs - 1) / self.runs
         self.of_seeds, self.of_patients = between, max(joint - noise, 0)
 
-    def measure(self, weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """The mean of patients that come so often, and by how much each of them moves it."""
-        total, influence = 0.0, np.zeros(self.units)
+    def measure(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each line of weights, how often patients come: the mean, and by how much each patient moves it."""
+        total, influence = np.zeros(len(weights)), np.zeros(weights.shape)
         for (arm, _, _), (sums, counts) in self._cells.items():
             share = self._signs[arm] / self.runs / len(self._structures)
-            number = (weights * counts).sum()
-            mean = (weights * sums).sum() / number
+            number = (weights * counts).sum(1)
+            mean = (weights * sums).sum(1) / number
             total += share * mean
-            influence += share * (sums - mean * counts) / number
+            influence += share * (sums - mean[:, None] * counts) / number[:, None]
         return total, influence
 
     def _mean(self, seed: int, weights: NDArray[np.float64]) -> float:
@@ -279,6 +277,11 @@ class _Variance:
                 left = (sums.sum() - sums[p]) / (counts.sum() - counts[p])
                 changes[p] += self._signs[arm] * (whole - left) * np.sqrt((seen - 1) / seen) / len(self._structures)
         return changes
+
+
+def _draw(units: int, seed: int) -> NDArray[np.float64]:
+    """DRAWS×units: how often each comes when as many are drawn with replacement."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=DRAWS).astype(float)
 
 
 def _enough(size: float, variance: Callable[[int], float], alpha: float) -> float:

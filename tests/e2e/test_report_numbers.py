@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_number_follows_from_the_rows(folder: Path) -> None:
     page = compare(folder, track=False)
     counts = check(folder, page)
-    assert counts["scores-0"] == 3 * 13
-    assert counts["pairs-0"] >= 3 * 16
+    assert counts["scores-0"] == 3 * 12
+    assert counts["pairs-0"] >= 3 * 15
     assert {"structures-0", "structure-pairs-0", "stability-0", "rejection", "calibration", "cost"} <= set(counts)
 
 
@@ -139,5 +139,5 @@ class Numbers:
         if column.startswith("p_permutation"):
             return {"rel": 0.12, "abs": 0.004}
         if column.startswith("p_joint"):
-            return {"rel": 0.01}  # read off a table
+            return {"rel": 0.02}  # read off a table of levels that lie 5 % apart
         return {"abs": 0.06} if column in DRAWN else {"rel": 1e-9, "abs": 1e-9}

@@ -56,19 +56,19 @@ def score_sheets(comparison: Comparison, number: int) -> list[Sheet]:
     named = [text("structure", "structure"), text("arm", "arm")]
     heading = name_metric(board, metric)
     columns = _columns(main, heading)
-    sheets = [Sheet(build(main, f"scores-{number}", f"{metric}, {title}", [named[1], *columns], about), scores)]
+    sheets = [Sheet(build(main, f"scores-{number}", metric, [named[1], *columns], about, of=title), scores)]
     whole = scores[scores["structure"] == MEAN]
     others = _metrics(board, whole, metric, number)
     if others:
         sheets.append(Sheet(others, whole[whole["metric"] != metric]))
     if inner["structure"].nunique() > 1:
         inside = [*named, *_columns(inner, heading)]
-        grid = build(inner, f"structures-{number}", f"{metric} per structure, {title}", inside, about, heads=2)
+        grid = build(inner, f"structures-{number}", f"{metric} per structure", inside, about, 2, of=title)
         sheets.append(Sheet(grid, inner))
     if len(scores) > len(main) + len(inner):
         every = [text("metric", "metric"), *named, *_columns(scores, "mean")]
-        caption = f"All metrics and structures, {title}"
-        sheets.append(Sheet(build(scores, f"all-{number}", caption, every, about, 3, MOST_ROWS), scores))
+        caption = "All metrics and structures"
+        sheets.append(Sheet(build(scores, f"all-{number}", caption, every, about, 3, MOST_ROWS, of=title), scores))
     return sheets
 
 
@@ -94,8 +94,12 @@ def _metrics(board: Board, scores: pd.DataFrame, metric: str, number: int) -> Gr
     for arm in dict.fromkeys(order):
         cells = (make_cell(arm, columns[0].parts[0]),), *(_pair(found, arm, name, parts) for name in metrics)
         rows.append(Row({"arm": arm, "structure": MEAN}, cells))
-    caption = f"Other metrics, {board.setting.title}"
-    return Grid(f"metrics-{number}", caption, columns, tuple(rows), total=len(rows)) if metrics and rows else None
+    of = board.setting.title
+    return (
+        Grid(f"metrics-{number}", "Other metrics", columns, tuple(rows), total=len(rows), of=of)
+        if metrics and rows
+        else None
+    )
 
 
 def _pair(found: pd.DataFrame, arm: str, metric: str, parts: tuple[Part, ...]) -> tuple[Cell, ...]:
@@ -130,15 +134,17 @@ def pair_sheets(comparison: Comparison, number: int) -> list[Sheet]:
         return []
     mean = board.pairs["structure"] == board.headline
     named, about = [text("a", "a"), text("b", "b")], ("a", "b", "structure", "metric")
-    caption = f"Paired differences in {metric}, {board.setting.title}"
+    caption, of = f"Paired differences in {metric}", board.setting.title
     first = _smallest_p(board.pairs[mean])
     columns = [*named, *filled(first, pair_columns(metric), ALWAYS)]
-    sheets = [Sheet(build(first, f"pairs-{number}", caption, columns, about, 2, MOST_PAIRS), board.pairs)]
+    sheets = [Sheet(build(first, f"pairs-{number}", caption, columns, about, 2, MOST_PAIRS, of=of), board.pairs)]
     inner = _smallest_p(board.pairs[~mean])
     if inner["structure"].nunique() > 1:
         inside = [text("structure", "structure"), *named, *filled(inner, pair_columns(metric), ALWAYS)]
-        caption = f"Paired differences in {metric} per structure, {board.setting.title}"
-        sheets.append(Sheet(build(inner, f"structure-pairs-{number}", caption, inside, about, 3, MOST_PAIRS), inner))
+        grid = build(
+            inner, f"structure-pairs-{number}", f"{caption} per structure", inside, about, 3, MOST_PAIRS, of=of
+        )
+        sheets.append(Sheet(grid, inner))
     return sheets
 
 
@@ -158,5 +164,6 @@ def stability_sheet(comparison: Comparison, number: int) -> list[Sheet]:
     ]
     if len(board.stability) < 2:
         return []
-    caption = f"Rank stability under the bootstrap, {board.setting.title}"
-    return [Sheet(build(board.stability, f"stability-{number}", caption, columns), board.stability)]
+    caption = "Rank stability under the bootstrap"
+    grid = build(board.stability, f"stability-{number}", caption, columns, of=board.setting.title)
+    return [Sheet(grid, board.stability)]

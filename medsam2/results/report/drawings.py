@@ -70,13 +70,13 @@ def _enlarge(svg: str) -> str:
 
 
 def _draw_board(made: Comparison, number: int, board: Board, looks: Looks) -> Iterator[Drawn]:
-    metric, place, title, unit = made.metric, f"board-{number}", board.setting.title, unit_of(board, made.metric)
+    metric, place, unit = made.metric, f"board-{number}", unit_of(board, made.metric)
     if len(_scored(made, board)):
         figure = figures.box_plot(board.cases, board.scores, metric, board.headline, looks, unit)
-        yield place, f"boxes-{number}", f"{metric} of every case, {title}.", figure
+        yield place, f"boxes-{number}", f"{metric} of every case, with the mean and its 95 % interval.", figure
     if len(_rows(board.pairs, structure=board.headline)):
         figure = figures.forest(board.pairs, board.headline, made.higher_is_better, unit)
-        yield place, f"forest-{number}", f"Paired differences in {metric} with 95 % intervals, {title}.", figure
+        yield place, f"forest-{number}", f"Paired differences in {metric} with 95 % intervals.", figure
 
 
 def _draw_raters(made: Comparison, number: int, board: Board, looks: Looks) -> Iterator[Drawn]:

@@ -74,6 +74,7 @@ class Grid:
         heads: how many of the first columns name the row.
         total: how many rows there are; more than `rows` where only the first are shown.
         note: what a reader must know to read it.
+        of: what it is a table of, where no heading above it says so.
     """
 
     name: str
@@ -83,6 +84,12 @@ class Grid:
     heads: int = 1
     total: int = 0
     note: str = ""
+    of: str = ""
+
+    @property
+    def title(self) -> str:
+        """The caption where the table stands by itself."""
+        return f"{self.caption}, {self.of}" if self.of else self.caption
 
     @property
     def cut(self) -> bool:
@@ -119,6 +126,7 @@ def build(
     heads: int = 1,
     most: int | None = None,
     note: str = "",
+    of: str = "",
 ) -> Grid:
     """The grid of a frame. A column whose keys the frame lacks is left out.
 
@@ -135,7 +143,7 @@ def build(
         )
         for record in records
     )
-    return Grid(name, caption, kept, rows, heads, len(frame), note)
+    return Grid(name, caption, kept, rows, heads, len(frame), note, of)
 
 
 def filled(frame: pd.DataFrame, columns: Sequence[Column], always: Sequence[str] = ()) -> list[Column]:

@@ -42,7 +42,7 @@ def to_markdown(grid: Grid) -> str:
     rules = ["---" if column.textual else "---:" for column in grid.columns]
     lines = [heads, rules, *([_plain(join(cells)) for cells in row.cells] for row in grid.rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{grid.caption}\n\n{table}\n" + (f"\n{grid.note}\n" if grid.note else "")
+    return f"{grid.title}\n\n{table}\n" + (f"\n{grid.note}\n" if grid.note else "")
 
 
 def _plain(words: str) -> str:
@@ -53,7 +53,7 @@ def to_latex(grid: Grid) -> str:
     r"""A `table` for `\usepackage{booktabs}`; every special character is escaped."""
     shape = "".join("l" if column.textual else "r" for column in grid.columns)
     body = [" & ".join(escape(join(cells)) for cells in row.cells) + r" \\" for row in grid.rows]
-    caption = escape(" ".join(filter(None, (grid.caption, grid.note))))
+    caption = escape(" ".join(filter(None, (grid.title, grid.note))))
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",

@@ -33,7 +33,7 @@ def print_answer(comparison: Comparison) -> None:
 
 def to_table(grid: Grid) -> Table:
     """A grid for the terminal."""
-    table = Table(title=escape(grid.caption), title_justify="left")
+    table = Table(title=escape(grid.title), title_justify="left")
     kept = [i for i, column in enumerate(grid.columns) if column.heading not in LEFT_TO_THE_PAGE]
     for i in kept:
         column = grid.columns[i]
