@@ -37,13 +37,15 @@ check: install  ## lint, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## measure what a job costs beside its training, and SAM 2 beside its peers, loading (25 minutes on a CPU)
+bench: install  ## measure what a job costs beside its training, and SAM 2 beside its peers, loading, reports (50 minutes on a CPU)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.sam2
 	$(BIN)/python -m benchmarks.sam2_tracking
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.statistics
 
 report: install  ## compare all finished runs: tables, tests, figures, one HTML page in outputs/reports/all
 	$(BIN)/python run.py task=compare

@@ -20,8 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medsam2.build import no_other_app
 from medsam2.config import PROJECT, environment_path
 from medsam2.config_check import FREE_KEYS, ConfigError
-from medsam2.origin import BEST, check_evaluable, find_run
-from medsam2.runs import RunDirectory
+from medsam2.origin import BEST, check_evaluable, describe_origin, find_run
 
 EVALUATE = "medsam2.tasks.evaluate.evaluate"
 
@@ -65,24 +64,14 @@ def adopt(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
             _adopt_masks(cfg)
 
 
-def find_origin(cfg: DictConfig) -> dict[str, Any] | None:
-    """What run.json says of the run that an adopted config evaluates: run_id, dataset, split_hash, checkpoint."""
-    if cfg.get("run") is None:
-        return None
-    about = RunDirectory(environment_path(cfg.model.checkpoint).parent.parent).description()
-    known = {key: about.get(key) for key in ("run_id", "dataset", "split_hash")}
-    return known | {"checkpoint": about.get("params", {}).get("model.checkpoint")}
-
-
 def adopted_choices(cfg: DictConfig, chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
     """What was chosen of each config group, of which an adopted config has most from elsewhere."""
     if cfg.get("predictions") is not None:
         return {k: v for k, v in chosen.items() if k.split("/")[0] not in (*TRAINS, *ASKS)} | {"model": cfg.name}
     if cfg.get("run") is None:
         return dict(chosen)
-    about = RunDirectory(environment_path(cfg.model.checkpoint).parent.parent).description()
     typed = {key.replace(".", "/") for key in typed_keys(overrides)} | OURS
-    theirs = {k: v for k, v in about.get("choices", {}).items() if k not in typed}
+    theirs = {k: v for k, v in describe_origin(cfg).get("choices", {}).items() if k not in typed}
     return {k: v for k, v in chosen.items() if k in typed} | theirs
 
 
@@ -110,12 +99,9 @@ def _misuse(cfg: DictConfig, given: Sequence[str], typed: Sequence[str]) -> list
 
 
 def _wrong_task(cfg: DictConfig, key: str) -> str:
-    text = f"{key}={cfg[key]}: goes with task=evaluate"
-    if key == "run" and str(cfg.task.get("_target_", "")).endswith(".train"):
-        text += (
-            "; to train on from its weights give model.checkpoint=RUN_DIR/checkpoints/best.pt with its model instead"
-        )
-    return text
+    trains = key == "run" and str(cfg.task.get("_target_", "")).endswith(".train")
+    more = "; to train on from its weights give model.checkpoint=RUN_DIR/checkpoints/best.pt, with its model, instead"
+    return f"{key}={cfg[key]}: goes with task=evaluate" + more * trains
 
 
 def _explain(key: str, given: str) -> str:

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from medsam2.adopt import adopt, adopted_choices, find_origin, only_evaluates
+from medsam2.adopt import adopt, adopted_choices, only_evaluates
 from medsam2.build import build_method, build_optimizer
 from medsam2.claims import restarts
 from medsam2.code import code_hash
@@ -29,6 +29,7 @@ from medsam2.config import environment_path, identity
 from medsam2.config_check import ConfigError, check, is_command
 from medsam2.distributed import rank, world_size
 from medsam2.failures import CodeChanged, explain, leave_word, record_failure, state_after
+from medsam2.origin import find_origin
 from medsam2.ranks.tasks import check_tasks, follow, follows, leading, run_ranks
 from medsam2.ranks.worker import Link
 from medsam2.redact import RedactingFormatter, protect_logging

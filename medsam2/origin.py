@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from medsam2.config import environment_path
 from medsam2.config_check import ConfigError
 from medsam2.manifest import Manifest
@@ -74,6 +76,20 @@ def _list(text: str, runs: Mapping[str, Path]) -> str:
     ranked = sorted(shown, key=lambda name: not any(one in name for one in near))
     more = f"\n    … and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return "there are" + "".join(f"\n    {shown[name]}  {name}" for name in ranked[:SHOWN]) + more
+
+
+def describe_origin(cfg: DictConfig) -> dict[str, Any]:
+    """The run.json of the run whose weights an evaluation takes."""
+    return RunDirectory(environment_path(cfg.model.checkpoint).parent.parent).description()
+
+
+def find_origin(cfg: DictConfig) -> dict[str, Any] | None:
+    """What an evaluation says of that run: run_id, dataset, split_hash, checkpoint. None where it takes none."""
+    if cfg.get("run") is None:
+        return None
+    about = describe_origin(cfg)
+    known = {key: about.get(key) for key in ("run_id", "dataset", "split_hash")}
+    return known | {"checkpoint": about.get("params", {}).get("model.checkpoint")}
 
 
 def check_evaluable(directory: RunDirectory) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from medsam2.adopt import adopt, adopted_choices, find_origin, typed_keys
+from medsam2.adopt import adopt, adopted_choices, typed_keys
 from medsam2.config import identity
 from medsam2.config_check import ConfigError, find_problems
+from medsam2.origin import find_origin
 from medsam2.runs import RunDirectory
 from tests.conftest import Compose
 

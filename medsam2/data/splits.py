@@ -63,6 +63,8 @@ class Split:
         fold = self.fold
         if not any(record.split == "test" for record in records):
             done, fold = self._carve(done, "test", self.test_fraction, fold), None
+        if all(record.split == "test" for record in records):
+            return sorted(done, key=lambda record: record.case_id)  # can be evaluated, not trained on
         if not any(record.split == "val" for record in records):
             done, fold = self._carve(done, "val", self.val_fraction, fold), None
         elif fold is not None:

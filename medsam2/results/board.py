@@ -76,7 +76,8 @@ def _minutes(status: dict[str, Any]) -> str:
 def _outcome(status: dict[str, Any]) -> str:
     if status["state"] == "failed":
         return escape(shorten(f"{status.get('reason') or 'error'}: {status.get('error')}", 100, placeholder=" …"))
-    return f"val {status['value']:.4f}" if isinstance(status.get("value"), float) else ""
+    trained = any(key.startswith("best/") for key in status.get("metrics", {}))
+    return f"{'val' if trained else 'test'} {status['value']:.4f}" if isinstance(status.get("value"), float) else ""
 
 
 class Board:

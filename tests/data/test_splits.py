@@ -86,6 +86,12 @@ def test_folds_change_with_the_seed_of_the_split() -> None:
     assert drawn[0] == patients_of(Split(split_seed=0, fold=0).assign(UNSPLIT), "test")
 
 
+def test_a_dataset_that_is_all_test_stays_so() -> None:
+    found = Split().assign(TEST)
+    assert [record.case_id for record in found] == sorted(record.case_id for record in TEST)
+    assert {record.split for record in found} == {"test"}
+
+
 def test_more_folds_than_patients() -> None:
     with pytest.raises(DatasetError, match=r"dataset\.folds=11 of 10 training patients") as error:
         carve_fold(EYES, "val", 0, 11, 0)

@@ -26,7 +26,7 @@ def manifest(tmp_path: Path) -> Manifest:
     directories = [RunDirectory(Path(str(job["run_dir"]))) for job in jobs]
     for i in (0, 1, 3):
         directories[i].open(f"r{i}", "", fresh=False)
-    directories[0].update(state="finished", value=0.875, seconds=90.0)
+    directories[0].update(state="finished", value=0.875, seconds=90.0, metrics={"best/epoch": 3.0})
     directories[1].log_metrics({"val/dice/mean": 0.5}, 4)  # running, and nobody computes it
     directories[2].update(run_id="r2", state="queued")
     directories[3].update(state="failed", reason="memory", error="OutOfMemory: lower batch_size\nmore")

@@ -36,6 +36,7 @@ class Column:
     heading: str
     parts: tuple[Part, ...]
     title: str = ""
+    spare: bool = False  # left out on paper, which is narrow
 
     @property
     def textual(self) -> bool:
@@ -104,9 +105,11 @@ def text(key: str, heading: str, title: str = "") -> Column:
     return Column(heading, (Part(key, "text", why="none"),), title)
 
 
-def one(key: str, heading: str, kind: str = "score", title: str = "", why: str = "not recorded") -> Column:
+def one(
+    key: str, heading: str, kind: str = "score", title: str = "", why: str = "not recorded", spare: bool = False
+) -> Column:
     """A column of one number."""
-    return Column(heading, (Part(key, kind, why=why),), title)
+    return Column(heading, (Part(key, kind, why=why),), title, spare)
 
 
 def interval(

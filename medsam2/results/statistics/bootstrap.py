@@ -110,7 +110,7 @@ class Draws:
         else:
             high = np.full(len(pivots), stdtrit(max(self.patients - 1, 1), 1 - alpha / 2))
             low = -high
-        of_seeds = stdtrit(spread.freedom, 1 - alpha / 2)
+        of_seeds = stdtrit(spread.seeds_freedom, 1 - alpha / 2)
         below, above = spread.critical(high, of_seeds), spread.critical(-low, of_seeds)
         return np.stack([spread.estimate - below * spread.error, spread.estimate + above * spread.error], 1)
 

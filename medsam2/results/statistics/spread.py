@@ -45,6 +45,12 @@ class Spread:
         """M: the standard error."""
         return np.sqrt(self.patients + self.seeds.sum(1))
 
+    @property
+    def seeds_freedom(self) -> Floats:
+        """M: degrees of freedom of the seeds' parts together (Welch 1947, Biometrika 34:28)."""
+        whole = self.seeds.sum(1) ** 2
+        return np.divide(whole, (self.seeds**2 / self.freedom).sum(1), out=np.ones_like(whole), where=whole > 0)
+
     def critical(self, of_patients: Floats, of_seeds: Floats) -> Floats:
         """M: how many standard errors off the estimate a limit is, from the quantiles of the parts.
 
@@ -55,13 +61,11 @@ class Spread:
 
         Args:
             of_patients: M, quantile of the patients' part over its standard error.
-            of_seeds: M×2, of the seeds' parts.
+            of_seeds: M, of the seeds' part.
         """
-        variance = self.seeds.sum(1)
-        seeds = np.divide((self.seeds * of_seeds).sum(1), variance, out=np.zeros_like(variance), where=variance > 0)
-        ours, theirs = self.patients**1.4, variance**1.4
+        ours, theirs = self.patients**1.4, self.seeds.sum(1) ** 1.4
         whole = ours + theirs
-        return np.divide(ours * of_patients + theirs * seeds, whole, out=np.zeros_like(whole), where=whole != 0)
+        return np.divide(ours * of_patients + theirs * of_seeds, whole, out=np.zeros_like(whole), where=whole != 0)
 
     def p_values(self, patients_freedom: int) -> Floats:
         """M: p of "the estimate is 0", two-sided, by Student's t for either part; at least 1e-12.

@@ -51,6 +51,8 @@ def test_seeds_that_differ_are_taken_as_welch_does() -> None:
     assert spread.seeds[1] == pytest.approx([of_a / 3, of_a])  # one seed: the other's scatter
     assert spread.seeds[2] == pytest.approx([of_a, of_a / 3])
     assert spread.freedom[1].tolist() == [2, 2]
+    welch = stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False)
+    assert spread.seeds_freedom[0] == pytest.approx(welch.df)
 
 
 def test_one_seed_leaves_patients_alone() -> None:
@@ -82,7 +84,7 @@ def simulate(rng: np.random.Generator, seeds: int, share: float, strength: float
 def test_limits_hold_the_truth_whichever_part_prevails(seeds: int, least: float, most: float) -> None:
     rng, number = np.random.default_rng(seeds), 30_000  # ± 0.3 %
     of_patients = np.full(number, stats.norm.ppf(0.975))
-    of_seeds = np.full((number, 2), stats.t.ppf(0.975, seeds - 1))
+    of_seeds = np.full(number, stats.t.ppf(0.975, seeds - 1))
     for share, strength in product((0, 0.2, 0.6, 0.95), (0, 0.25, 0.5, 1, 2, 4, 8, 30)):
         made = simulate(rng, seeds, share, strength, number)
         held = np.abs(made.estimate) <= made.critical(of_patients, of_seeds) * made.error
