@@ -66,8 +66,23 @@ class Draws:
     def intervals(self, level: float = 0.95) -> Floats:
         """A×2: the intervals of all arms' means."""
         if self._singles is None:
-            self._singles = np.concatenate([_divide(d, self._scale((f * f).sum(1))) for d, f, _ in self._blocks()], 1)
+            self._singles = self._merged() if self._sums.shape[2] == 1 else self._general()
         return self._limits(self._arms.singles(), self._singles, level)
+
+    def _general(self) -> NDArray[np.float32]:
+        """A×resamples: studentised deviations of the means."""
+        return np.concatenate([_divide(d, self._scale((f * f).sum(1))) for d, f, _ in self._blocks()], 1)
+
+    def _merged(self) -> NDArray[np.float32]:
+        """The same of a single column: its squares are products with the draws too."""
+        sums, counts = self._sums[..., 0], self._counts[..., 0]
+        whole, moved, squares, mixed, weight = (
+            table @ self._drawn.T for table in (counts, sums, sums * sums, sums * counts, counts * counts)
+        )
+        mean = np.divide(moved, whole, out=np.zeros_like(whole), where=whole > 0)
+        variance = squares - 2 * mean * mixed + mean * mean * weight
+        share = np.divide(1, whole, out=np.zeros_like(whole), where=whole > 0)
+        return _divide(mean, self._scale(variance * share * share))
 
     def difference(self, a: int, b: int, level: float = 0.95) -> tuple[float, float]:
         """Interval of mean(a) - mean(b), paired by patient, and by seed where both arms have the same seeds."""
@@ -177,7 +192,18 @@ def _pack(arms: Sequence[Clusters], used: NDArray[np.bool_]) -> tuple[NDArray[np
         weights[i, :runs] = defined / np.maximum(defined.sum(1, keepdims=True), 1)
         weights[i] /= max(defined.any(1).sum(), 1)
     flat = (len(arms), int(used.sum()), -1)
-    return sums.reshape(flat), counts.reshape(flat), weights.reshape(len(arms), -1)
+    return _merge(sums.reshape(flat), counts.reshape(flat), weights.reshape(len(arms), -1))
+
+
+def _merge(
+    sums: NDArray[np.float32], counts: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], ...]:
+    """The same with one column, where all seeds and structures of an arm have as many cases of each patient."""
+    first = np.take_along_axis(counts, weights.argmax(1)[:, None, None], axis=2)
+    if ((counts != first) & (weights[:, None] > 0)).any():
+        return sums, counts, weights
+    merged = sums @ weights[:, :, None]
+    return merged, first, (weights.sum(1, keepdims=True) > 0).astype(np.float32)
 
 
 def _divide(deviation: NDArray[np.float32], error: NDArray[np.float32]) -> NDArray[np.float32]:

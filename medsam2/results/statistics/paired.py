@@ -6,6 +6,7 @@ A row is a pair of arms, a column a patient; NaN entries are left out. All are t
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,9 +31,20 @@ def signed_ranks(d: Floats) -> tuple[Floats, Floats, Floats]:
     zeros do not become large ones.
     """
     size = np.where(np.isnan(d), np.inf, np.abs(d))
-    lowest, highest = rankdata(size, "min", axis=1), rankdata(size, "max", axis=1)
+    lowest, highest = _rank(size)
     shared = np.where(np.isnan(d), 0, highest - lowest + 1)
     return np.nan_to_num(np.sign(d)) * (lowest + highest) / 2, shared.astype(float), (d == 0).sum(1).astype(float)
+
+
+def _rank(size: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The lowest and the highest rank that an entry has; sorted once where there are no ties."""
+    order = np.argsort(size, axis=1)
+    ordered = np.take_along_axis(size, order, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        return rankdata(size, "min", axis=1), rankdata(size, "max", axis=1)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(1, size.shape[1] + 1)[None], axis=1)
+    return ranks, ranks
 
 
 def wilcoxon(d: ArrayLike) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from medsam2.results.statistics.clusters import Floats
@@ -40,22 +40,34 @@ def needed_seeds(
 
 
 def _needed(difference: ArrayLike, sd: ArrayLike, alpha: float, power: float, rest: ArrayLike) -> Floats:
-    """The smallest number, all at once: from the normal distribution's, which is never more, upwards; then bisected."""
+    """The smallest number, all at once; inf where even the normal distribution's, which is never more, is too large."""
     size, spread, left = np.broadcast_arrays(*(np.abs(np.asarray(x, dtype=float)) for x in (difference, sd, rest)))
     with np.errstate(divide="ignore", invalid="ignore"):
         room = (size / (ndtri(1 - alpha / 2) + ndtri(power))) ** 2 - left**2
         normal = np.where(room > 0, spread**2 / room, np.inf)
-    hopeless = ~(normal < MOST)
-    low = np.where(hopeless, 1, np.maximum(np.floor(normal), 2) - 1)
-    step, high = np.ones(size.shape), low + 1
-    while (lacking := (high < MOST) & ~hopeless & ~(_power(high, size, spread, left, alpha) >= power)).any():
-        step = np.where(lacking, 2 * step, step)
-        low, high = np.where(lacking, high, low), np.where(lacking, high + step, high)
-    while (high - low > 1).any():
-        middle = np.floor((low + high) / 2)
-        enough = _power(np.maximum(middle, 2), size, spread, left, alpha) >= power
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.where(np.isnan(size + spread + left), np.nan, np.where(hopeless | (high >= MOST), np.inf, high))
+    found = np.where(np.isnan(size + spread + left), np.nan, np.inf)
+    hopeful = normal < MOST
+    if hopeful.any():
+        chosen = size[hopeful], spread[hopeful], left[hopeful]
+        found[hopeful] = _search(np.maximum(np.floor(normal[hopeful]), 2) - 1, chosen, alpha, power)
+    return found
+
+
+def _search(low: Floats, given: tuple[Floats, Floats, Floats], alpha: float, power: float) -> Floats:
+    """The smallest number above `low` with enough power: upwards in growing steps, then bisected; inf above MOST."""
+
+    def lacks(number: Floats, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+        return ~(_power(number, *(values[at] for values in given), alpha) >= power)
+
+    high, step, at = low + 1, np.ones(len(low)), np.arange(len(low))
+    while len(at := at[(high[at] < MOST) & lacks(high[at], at)]):
+        step[at] *= 2
+        low[at], high[at] = high[at], high[at] + step[at]
+    while len(at := np.flatnonzero(high - low > 1)):
+        middle = np.floor((low[at] + high[at]) / 2)
+        fewer = lacks(np.maximum(middle, 2), at)
+        low[at], high[at] = np.where(fewer, middle, low[at]), np.where(fewer, high[at], middle)
+    return np.where(high >= MOST, np.inf, high)
 
 
 def _power(n: Floats, size: Floats, spread: Floats, left: Floats, alpha: float) -> Floats:
