@@ -28,6 +28,7 @@ def compare(
     sweep: str | None = None,
     tag: str | None = None,
     since: str | None = None,
+    runs: Names = None,
     metric: str = METRIC,
     baseline: str | None = None,
     resamples: int = 2000,
@@ -41,7 +42,7 @@ def compare(
     Args:
         output_dir: holds runs/ and sweeps/.
         source: None for the run directories; an MLflow tracking URI, or `mlflow` for the store in `output_dir`.
-        dataset, study, sweep, tag, since: only such runs, as `medsam2.results.collect.collect` takes them.
+        dataset, study, sweep, tag, since, runs: only such runs, as `medsam2.results.collect.collect` takes them.
         metric: in which arms are compared; of the others means and intervals are told.
         baseline: an arm that the others are compared with; None for all pairs.
         resamples, seed: of the bootstrap.
@@ -54,17 +55,17 @@ def compare(
         OSError: the folder of the report cannot be written.
     """
     folder = Path(output_dir).expanduser().absolute()
-    filters = {"dataset": dataset, "study": study, "sweep": sweep, "tag": tag, "since": since}
+    filters = {"dataset": dataset, "study": study, "sweep": sweep, "tag": tag, "since": since, "runs": runs}
     settings = {"source": source, "metric": metric, "baseline": baseline, "resamples": resamples, "seed": seed}
     if resamples < FEWEST:
-        raise ValueError(f"resamples={resamples}: must be at least {FEWEST}")
+        raise ValueError(f"task.resamples={resamples}: must be at least {FEWEST}")
     target = folder / "reports" / (_check_name(name) if name else name_report(filters, metric, baseline))
     _check_writable(target)
     from medsam2.results.collect import collect  # pandas, SciPy and matplotlib take their time: after the checks
     from medsam2.results.compare import compare as compare_study
     from medsam2.results.report import Asked, attach, print_answer, write_report
 
-    found = collect(folder, source, dataset or (), study or (), sweep, tag, since)
+    found = collect(folder, source, dataset or (), study or (), sweep, tag, since, runs or ())
     comparison = compare_study(found, metric, baseline, resamples, seed)
     asked = {key: _show(value) for key, value in filters.items() if value}
     command = build_command(folder, filters | settings | {"name": name})
@@ -107,7 +108,7 @@ def _show(value: object) -> str:
 
 def _check_name(name: str) -> str:
     if name != Path(name).name or name in (".", ".."):
-        raise ValueError(f"name={name}: must be the name of a folder in reports/, not a path")
+        raise ValueError(f"task.name={name}: must be the name of a folder in reports/, not a path")
     return name
 
 

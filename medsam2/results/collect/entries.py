@@ -110,7 +110,7 @@ def select(
     found = [entry for entry in entries if all(test(entry) for test in tests)]
     if tests and not found:
         given = {"dataset": dataset, "study": study, "sweep": sweep, "tag": tag, "since": since, "runs": runs}
-        text = ", ".join(f"{k}={v if isinstance(v, str) else ','.join(v)}" for k, v in given.items() if v)
+        text = ", ".join(f"{_typed(k)}={v if isinstance(v, str) else ','.join(v)}" for k, v in given.items() if v)
         raise ValueError(f"{text}: no run answers all of it, of {len(entries)} that there are; leave some of it out")
     return found
 
@@ -119,7 +119,12 @@ def _check(key: str, names: Sequence[str], known: set[str], matches: Callable[[s
     there = sorted(known - {""})
     for name in names:
         if not any(matches(one, name) for one in there):
-            raise ValueError(f"{key}={name}: there is none; there is {_list(there)}")
+            raise ValueError(f"{_typed(key)}={name}: there is none; there is {_list(there)}")
+
+
+def _typed(key: str) -> str:
+    """As it is given on the command line."""
+    return key if key == "sweep" else f"task.{key}"
 
 
 def _list(names: Iterable[str], most: int = 30) -> str:
@@ -130,7 +135,7 @@ def _list(names: Iterable[str], most: int = 30) -> str:
 def _test_tag(tag: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
     key, equals, value = tag.partition("=")
     if not equals:
-        raise ValueError(f"tag={tag}: a tag is given as key=value, as in 'tag=\"evaluates=5a4c4c150c\"'")
+        raise ValueError(f"task.tag={tag}: a tag is given as key=value, as in 'task.tag=\"evaluates=5a4c4c150c\"'")
     tags = [entry.about.get("tags") or {} for entry in entries]
     if keys := sorted({name for known in tags for name in known} - {""}):
         _check("tag", [key], set(keys), str.__eq__)
@@ -142,4 +147,4 @@ def _parse_date(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        raise ValueError(f"since={text}: no date; write it as 2026-11-23 or 2026-11-23T14:30") from None
+        raise ValueError(f"task.since={text}: no date; write it as 2026-11-23 or 2026-11-23T14:30") from None

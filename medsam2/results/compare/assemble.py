@@ -90,18 +90,18 @@ def _check_runs(study: Study) -> None:
     listed = "".join(f"\n  {line}" for line in reasons + more)
     raise ValueError(
         f"no finished run to compare in {study.source}: found {states}{listed}\n"
-        "issue the command of the runs again (it goes on with what is not finished), or choose others with dataset=, "
-        "study=, sweep=, tag=, since="
+        "issue the command of the runs again (it goes on with what is not finished), or choose others with "
+        "task.dataset=, task.study=, sweep=, task.tag=, task.since="
     )
 
 
 def _check_baseline(baseline: str | None, names: Sequence[str]) -> None:
     if baseline is not None and baseline not in names:
-        raise ValueError(f"baseline={baseline}: there is no such arm; choose one of {', '.join(names)}")
+        raise ValueError(f"task.baseline={baseline}: there is no such arm; choose one of {', '.join(names)}")
 
 
 def _check_metric(metric: str, views: Sequence[View]) -> None:
     if any(view.part_of(metric) is not None for view in views):
         return
     known = dict.fromkeys(part.prefix + name for view in views for part in view.parts.values() for name in part.metrics)
-    raise ValueError(f"metric={metric}: no row has it; rows have {', '.join(known) or 'none'}")
+    raise ValueError(f"task.metric={metric}: no row has it; rows have {', '.join(known) or 'none'}")

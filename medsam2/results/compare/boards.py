@@ -11,6 +11,7 @@ from medsam2.results.compare import notes
 from medsam2.results.compare.comparison import MEAN, Board, is_higher_better
 from medsam2.results.compare.pairs import COLUMNS, Table, choose_pairs, compare_pairs
 from medsam2.results.compare.scores import score
+from medsam2.results.compare.threads import side_by_side
 from medsam2.results.compare.view import Part, View, pick
 from medsam2.results.statistics import Clusters, Draws, compact_letters
 
@@ -54,15 +55,16 @@ def _compare(
     baseline = question.baseline if question.baseline in ranked else None
     pairs, family = choose_pairs(order, cells.arms.index(baseline) if baseline else None)
     clusters, cases = part.clusters(metric), cells.present(cells.case, ~np.isnan(part.values(metric)))
-    tables = []
-    for structure in part.structures:
+
+    def table(structure: str) -> Table:
         k = [i for i, name in enumerate(cells.structures) if structure in (MEAN, name)]
-        table = Table(
+        return Table(
             cells.arms, pick(clusters, cells.structures, structure), cells.covered[:, :, k],
             np.logical_or.reduce(cases[:, :, k], axis=2), pairs, family, structure, metric, view.where, cells.unit,
             notes.unit_of(part.frame), question.resamples, question.seed,
         )  # fmt: skip
-        tables.append(compare_pairs(table))
+
+    tables = side_by_side(lambda structure: compare_pairs(table(structure)), part.structures)
     letters = _give_letters(tables[0], ranked) if len(pairs) == family and not baseline else {}
     return pd.concat(tables, ignore_index=True), letters, notes.about_pairs(part, order, baseline, question.baseline)
 

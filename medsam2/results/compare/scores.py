@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medsam2.results.compare.cells import Cells, Floats, read_values
 from medsam2.results.compare.comparison import MEAN, is_higher_better
 from medsam2.results.compare.pairs import mean_of
+from medsam2.results.compare.threads import side_by_side
 from medsam2.results.compare.view import Part, View, pick
 from medsam2.results.statistics import Clusters, Draws
 
@@ -40,8 +41,9 @@ def _score_part(part: Part, runs: pd.DataFrame, resamples: int, seed: int) -> It
         values = part.values(metric)
         clusters, numbers = part.cells.clusters(values), _count_values(part.cells, values) | counts
         earlier = part.before and part.before[1].clusters(read_values(part.before[0], metric))
-        for structure in part.structures:
-            lines = measure(pick(clusters, part.cells.structures, structure), resamples, seed)
+        chosen = [pick(clusters, part.cells.structures, structure) for structure in part.structures]
+        measured = side_by_side(lambda arms: measure(arms, resamples, seed), chosen)
+        for structure, lines in zip(part.structures, measured, strict=True):
             k = None if structure == MEAN else part.cells.structures.index(structure)
             lines |= {key: _at(number, k) for key, number in numbers.items()}
             lines["zero_shot"] = _look_up(part.before, earlier, structure, part.cells.arms)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from matplotlib.figure import Figure
 
 from medsam2.files import write_atomic
 from medsam2.results.figures.style import INK, STYLE
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that it puts into a PDF
 
 DPI = 220  # of what is a picture inside a vector graphic
 NO_SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -50,6 +54,7 @@ def to_png(figure: Figure, dpi: float = 150) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=1)  # a figure is saved, and then put into a page
 def _to_svg(figure: Figure, prefix: str) -> str:
     buffer = io.StringIO()
     with matplotlib.style.context(STYLE, after_reset=True):

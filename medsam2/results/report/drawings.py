@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,6 @@ KINDS = {"pixels": "mask probabilities", "iou": "predicted IoU"}
 COSTS = {"seconds": "time of a run", "trained_parameters": "parameters trained"}
 SIZE = re.compile(r'width="([\d.]+)pt" height="[\d.]+pt"')
 ZOOM = 1.3  # print is read from nearer than a screen
-
-
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that it puts into a PDF
 
 
 def draw(comparison: Comparison, looks: Looks) -> Iterator[Drawn]:

@@ -57,7 +57,8 @@ def _search(low: Floats, given: tuple[Floats, Floats, Floats], alpha: float, pow
     """The smallest number above `low` with enough power: upwards in growing steps, then bisected; inf above MOST."""
 
     def lacks(number: Floats, at: NDArray[np.intp]) -> NDArray[np.bool_]:
-        return ~(_power(number, *(values[at] for values in given), alpha) >= power)
+        size, spread, left = (values[at] for values in given)
+        return ~(_power(number, size, spread, left, alpha) >= power)
 
     high, step, at = low + 1, np.ones(len(low)), np.arange(len(low))
     while len(at := at[(high[at] < MOST) & lacks(high[at], at)]):

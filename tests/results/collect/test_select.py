@@ -52,16 +52,16 @@ def test_entries_are_chosen(filters: dict[str, Any], expected: list[str]) -> Non
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"dataset": ["refuge", "refug"]}, "dataset=refug: there is none; there is btcv, papila, refuge"),
-        ({"study": ["x"]}, "study=x: there is none; there is eyes, organs"),
+        ({"dataset": ["refuge", "refug"]}, "task.dataset=refug: there is none; there is btcv, papila, refuge"),
+        ({"study": ["x"]}, "task.study=x: there is none; there is eyes, organs"),
         ({"sweep": "9"}, "sweep=9: there is none; there is 5a5a, 77bb"),
-        ({"runs": ["cc"]}, "runs=cc: there is none; there is aa11, aa22, bb33"),
-        ({"tag": "by=eve"}, "tag=by=eve: there is none; there is ann, bob"),
-        ({"tag": "to=ann"}, "tag=to: there is none; there is by"),
-        ({"tag": "by"}, "tag=by: a tag is given as key=value"),
-        ({"since": "yesterday"}, "since=yesterday: no date; write it as 2026-11-23"),
-        ({"since": "2027-01-01"}, "since=2027-01-01: no run answers all of it, of 4 that there are"),
-        ({"dataset": ["btcv"], "study": ["eyes"]}, "dataset=btcv, study=eyes: no run answers all of it"),
+        ({"runs": ["cc"]}, "task.runs=cc: there is none; there is aa11, aa22, bb33"),
+        ({"tag": "by=eve"}, "task.tag=by=eve: there is none; there is ann, bob"),
+        ({"tag": "to=ann"}, "task.tag=to: there is none; there is by"),
+        ({"tag": "by"}, "task.tag=by: a tag is given as key=value"),
+        ({"since": "yesterday"}, "task.since=yesterday: no date; write it as 2026-11-23"),
+        ({"since": "2027-01-01"}, "task.since=2027-01-01: no run answers all of it, of 4 that there are"),
+        ({"dataset": ["btcv"], "study": ["eyes"]}, "task.dataset=btcv, task.study=eyes: no run answers all of it"),
     ],
 )
 def test_what_matches_nothing_is_said(filters: dict[str, Any], message: str) -> None:
