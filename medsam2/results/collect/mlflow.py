@@ -38,7 +38,9 @@ def open_store(output_dir: Path, source: str) -> Store:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # there is one for each file
     store = Store(output_dir, None if source == "mlflow" else source)
     if store.uri.startswith("sqlite:///") and not Path(store.uri.removeprefix("sqlite:///").partition("?")[0]).exists():
-        raise FileNotFoundError(f"task.source={source}: there is no {store}; task=sync makes the one of paths.output_dir")
+        raise FileNotFoundError(
+            f"task.source={source}: there is no {store}; task=sync makes the one of paths.output_dir"
+        )
     try:
         store.client.search_experiments(max_results=1)
     except Exception as error:
