@@ -25,7 +25,7 @@ from medsam2.adopt import adopt, adopted_choices, only_evaluates
 from medsam2.build import build_method, build_optimizer
 from medsam2.claims import restarts
 from medsam2.code import code_hash
-from medsam2.config import environment_path, identity
+from medsam2.config import NOT_IDENTITY, environment_path, identity
 from medsam2.config_check import ConfigError, check, is_command
 from medsam2.distributed import rank, world_size
 from medsam2.failures import CodeChanged, explain, leave_word, record_failure, state_after
@@ -315,9 +315,10 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str, origin: dic
 
 
 def _choices() -> dict[str, str]:
-    """What was chosen of each config group: names for what differs between runs, which the identity spells out."""
+    """What was chosen of each config group that decides numbers: names for what the identity spells out."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return {str(group): str(choice) for group, choice in chosen.items() if choice and "hydra/" not in str(group)}
+    named = {str(group): str(choice) for group, choice in chosen.items() if choice and "hydra/" not in str(group)}
+    return {group: choice for group, choice in named.items() if group not in NOT_IDENTITY}
 
 
 def _typed() -> list[str]:

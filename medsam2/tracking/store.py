@@ -30,7 +30,7 @@ STATUS = {
     "pruned": "KILLED",
 }
 PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"  # what the page of a run opens with, in Markdown
+NOTE = "mlflow.note.content"  # the description on the page of a run, in Markdown
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages that MLflow shows of an experiment
 MIRRORED = "mirrored"  # the tag with the digest of what the store was last given
 
