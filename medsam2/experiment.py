@@ -139,6 +139,8 @@ def finished_value(cfg: DictConfig) -> float | None:
 def _call(cfg: DictConfig) -> float:
     """A command: to build its task is to call it. There is no data, run directory or tracker."""
     check(cfg)
+    if unread := [key for key in _typed() if key in cfg.task and not OmegaConf.is_interpolation(cfg.task, key)]:
+        raise ConfigError([f"{key}: this task does not read it; give task.{key}=…" for key in unread])
     instantiate(cfg.task)
     return 0.0
 

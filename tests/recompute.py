@@ -7,7 +7,7 @@ statsmodels. Prompted runs of one setting, all structures averaged, no folds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html.parser import HTMLParser
@@ -75,6 +75,7 @@ class Runs:
 
     arms: dict[str, Arm]
     unit: str
+    common: bool = False  # rows of cases that one of the arms lacks were taken out
 
     @classmethod
     def read(cls, folder: Path) -> Runs:
@@ -133,7 +134,8 @@ class Runs:
 
     def interval(self, arms: tuple[str, ...], structure: str, metric: str) -> tuple[float, float]:
         """The 95 % interval of an arm's mean, or of a difference, as `docs/results.md` words it."""
-        parts = _Variance(self, arms, structure, metric)
+        runs = self if len(arms) == 1 else self.on_common(arms, metric)
+        parts = _Variance(runs, arms, structure, metric)
         weights = _draw(parts.units, seed=99)
         mean, influence = parts.measure(weights)
         error = np.sqrt((weights * influence**2).sum(1) * parts.units / (parts.units - 1))
@@ -143,12 +145,18 @@ class Runs:
         shares = np.array([parts.of_patients, parts.of_seeds]) ** 1.4
         below, above = ((shares * [limit, of_seeds]).sum() / shares.sum() for limit in (high, -low))
         size = np.sqrt(parts.of_patients + parts.of_seeds)
-        return parts.mean - below * size, parts.mean + above * size
+        limits = parts.mean - below * size, parts.mean + above * size
+        if metric not in ("dice", "iou", "prompt_dice"):
+            return limits
+        lowest, highest = np.clip(limits, 1.0 - len(arms), 1.0)  # shares; of two arms their difference
+        return float(lowest), float(highest)
 
     # -------------------------------------------------------------------------------------------- pairs
 
     def pair(self, a: str, b: str, structure: str, metric: str) -> dict[str, float]:
         """Every number of a line of differences but interval, Holm's corrections and plans."""
+        if self is not (common := self.on_common((a, b), metric)):
+            return common.pair(a, b, structure, metric)
         means = [np.mean(self.arms[name].seed_means(metric, structure)) for name in (a, b)]
         units = [self.arms[name].unit_means(metric, structure, self.unit) for name in (a, b)]
         d = (units[0] - units[1]).dropna().to_numpy()
@@ -169,7 +177,7 @@ class Runs:
 
     def joint(self, a: str, b: str, structure: str, metric: str) -> float:
         """The level at which patients' and seeds' limits, squared and added, end at 0."""
-        parts = _Variance(self, (a, b), structure, metric)
+        parts = _Variance(self.on_common((a, b), metric), (a, b), structure, metric)
 
         def excess(level: float) -> float:
             quantiles = t.ppf(1 - level / 2, parts.units - 1), t.ppf(1 - level / 2, max(parts.runs - 1, 1))
@@ -177,18 +185,33 @@ class Runs:
 
         return float(brentq(excess, 1e-12, 1 - 1e-12))
 
+    def on_common(self, arms: tuple[str, ...], metric: str) -> Runs:
+        """Of each arm the rows of the cases and structures that all of them have a value of, in every seed."""
+        if len(self.arms) == len(arms) and self.common:
+            return self
+        frames = [frame for arm in arms for frame in self.arms[arm].rows.values()]
+        keys = [set(zip(f.case_id, f.structure, strict=True)) for f in frames]
+        lacking = {
+            key for f in frames for key in zip(*(f[f[metric].isna()][c] for c in ("case_id", "structure")), strict=True)
+        }
+        kept = set.intersection(*keys) - lacking
+        chosen = {name: Arm(_only(self.arms[name].rows, kept), _only(self.arms[name].zero_shot, kept)) for name in arms}
+        return Runs(chosen, self.unit, common=True)
+
     def correct(self, lines: Mapping[tuple[str, str], Mapping[str, float]], key: str) -> dict[tuple[str, str], float]:
         """Holm over all pairs of a structure."""
         return dict(zip(lines, multipletests([line[key] for line in lines.values()], method="holm")[1], strict=True))
 
     def plan(self, a: str, b: str, structure: str, metric: str, pairs: int) -> dict[str, float]:
-        """How many more patients, or more seeds, decide: of a t-test with the other part of the variance left."""
-        parts = _Variance(self, (a, b), structure, metric)
-        units = [self.arms[name].unit_means(metric, structure, self.unit) for name in (a, b)]
+        """How many more patients, or more seeds, decide, if the other part of the variance stays as it is."""
+        runs = self.on_common((a, b), metric)
+        parts = _Variance(runs, (a, b), structure, metric)
+        units = [runs.arms[name].unit_means(metric, structure, self.unit) for name in (a, b)]
         sd, alpha = float((units[0] - units[1]).dropna().std()), 0.05 / pairs
         fewest = int(np.floor(1 + np.log2(pairs / 0.05))) + 1
-        patients = _enough(parts.mean, lambda n: sd**2 / n + parts.of_seeds, alpha)
-        seeds = _enough(parts.mean, lambda n: parts.of_seeds * parts.runs / n + sd**2 / parts.units, alpha)
+        left = np.sqrt(parts.of_seeds), sd / np.sqrt(parts.units)
+        patients = _enough(parts.mean, sd, left[0], parts.runs - 1, alpha)
+        seeds = _enough(parts.mean, np.sqrt(parts.of_seeds * parts.runs), left[1], parts.units - 1, alpha)
         more = max(max(patients, fewest) - parts.units, 1), max(seeds - parts.runs, 1)
         return {"more_patients": more[0], "more_seeds": more[1]}
 
@@ -284,19 +307,31 @@ def _draw(units: int, seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=DRAWS).astype(float)
 
 
-def _enough(size: float, variance: Callable[[int], float], alpha: float) -> float:
+def _enough(size: float, sd: float, left: float, freedom: int, alpha: float) -> float:
     """The smallest number with which a t-test finds a difference with probability 0.8; infinite where none does."""
 
-    def power(n: int) -> float:
-        shift, bound = abs(size) / np.sqrt(variance(n)), t.ppf(1 - alpha / 2, n - 1)
-        return float(1 - nct.cdf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift))
+    def power(n: float) -> float:
+        error = np.sqrt(sd**2 / n + left**2)
+        bound = np.hypot(t.ppf(1 - alpha / 2, n - 1) * sd / np.sqrt(n), t.ppf(1 - alpha / 2, max(freedom, 1)) * left)
+        shift = min(abs(size) / error, 30.0)
+        return float(1 - nct.cdf(bound / error, n - 1, shift) + nct.cdf(-bound / error, n - 1, shift))
 
     low, high = 2, 2
-    while power(high) < 0.8:
+    while not power(high) >= 0.8:
         low, high = high, 2 * high
-        if high > 1e6:
+        if high > 1e9:
             return np.inf
-    return float(next(n for n in range(low, high + 1) if power(n) >= 0.8)) if high < 5000 else float(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= 0.8 else (middle, high)
+    return float(high)
+
+
+def _only(rows: Mapping[int, pd.DataFrame], kept: set[tuple[str, str]]) -> dict[int, pd.DataFrame]:
+    return {
+        seed: frame[[key in kept for key in zip(frame.case_id, frame.structure, strict=True)]]
+        for seed, frame in rows.items()
+    }
 
 
 def _read_rows(paths: Mapping[int, Path], phase: str) -> dict[int, pd.DataFrame]:

@@ -96,7 +96,7 @@ class MaskFiles:
                 try:
                     self.load(record, shape_of(record))
                 except DatasetError as error:
-                    found[case] = str(error)
+                    found[case] = str(error).replace("dataset.release.labels", "labels")  # the key that says it here
         return list(found.values())
 
     def load(self, record: Record, shape: tuple[int, int]) -> Masks:

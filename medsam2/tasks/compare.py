@@ -30,7 +30,7 @@ def compare(
     since: str | None = None,
     runs: Names = None,
     metric: str = METRIC,
-    baseline: str | None = None,
+    baseline: str | float | None = None,
     resamples: int = 2000,
     seed: int = 0,
     name: str | None = None,
@@ -59,6 +59,9 @@ def compare(
     settings = {"source": source, "metric": metric, "baseline": baseline, "resamples": resamples, "seed": seed}
     if resamples < FEWEST:
         raise ValueError(f"task.resamples={resamples}: must be at least {FEWEST}")
+    if seed < 0:
+        raise ValueError(f"task.seed={seed}: must be at least 0")
+    baseline = None if baseline is None else str(baseline)
     target = folder / "reports" / (_check_name(name) if name else name_report(filters, metric, baseline))
     _check_writable(target)
     from medsam2.results.collect import collect  # pandas, SciPy and matplotlib take their time: after the checks
@@ -66,6 +69,7 @@ def compare(
     from medsam2.results.report import Asked, attach, print_answer, write_report
 
     found = collect(folder, source, dataset or (), study or (), sweep, tag, since, runs or ())
+    log.info("comparing %d runs of %s", len(found.runs), found.source)
     comparison = compare_study(found, metric, baseline, resamples, seed)
     asked = {key: _show(value) for key, value in filters.items() if value}
     command = build_command(folder, filters | settings | {"name": name})
@@ -113,13 +117,15 @@ def _check_name(name: str) -> str:
 
 
 def _check_writable(folder: Path) -> None:
-    """Fails before any work where nothing could be written after it."""
+    """Fails before any work where nothing could be written after it; leaves no folder behind."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if not there.is_dir():
+            raise NotADirectoryError(0, f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = error.strerror or error
         raise OSError(
-            f"{folder}: a report cannot be written there: {reason}; choose another paths.output_dir"
+            f"{folder}: a report cannot be written there: {reason}; choose another task.name or paths.output_dir"
         ) from None

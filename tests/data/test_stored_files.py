@@ -151,6 +151,14 @@ def test_a_mask_that_does_not_fit_is_found_before_anything_is_scored(
     assert str(tmp_path / "a.npy") not in said
 
 
+def test_the_cure_names_the_key_by_which_values_are_said_here(tmp_path: Path) -> None:
+    for name in "ab":
+        save(tmp_path / f"{name}.png", ((label_map() > 0) * 255).astype(np.uint8))
+    said = check(tmp_path, Pair(), [A, B])
+    assert "give it the value 255 in labels" in said
+    assert "release" not in said
+
+
 @pytest.mark.parametrize(
     ("said", "text"),
     [

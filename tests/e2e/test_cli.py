@@ -206,6 +206,10 @@ def test_evaluate_scores_without_training(tmp_path: Path) -> None:
 BAD = {  # what is typed -> what must be said
     "unknown choice": (["model=sam2_x"], ["Could not find 'model/sam2_x'", "sam2_nano"]),
     "misspelt key": (["optim.l=1"], ["optim.l", "Key 'l' is not in struct"]),
+    "key of the run, not of the task": (
+        ["task=compare", "dataset=phantom"],
+        ["dataset: this task does not read it; give task.dataset=…"],
+    ),
     "several at once": (
         [
             "model=sam2_nano",

@@ -90,6 +90,7 @@ def test_nothing_finished_is_said_with_what_there_is(tmp_path: Path) -> None:
         ({"metric": "dcie"}, r"metric=dcie.*dice"),
         ({"baseline": "sam2_x"}, r"baseline=sam2_x.*sam2_s"),
         ({"resamples": 7}, r"resamples=7: must be at least 100"),
+        ({"seed": -1}, r"task\.seed=-1: must be at least 0"),
         ({"name": "../elsewhere"}, r"name=\.\./elsewhere: must be the name of a folder"),
     ],
 )
@@ -205,3 +206,12 @@ def test_the_sweep_is_the_one_of_all_runs(tmp_path: Path) -> None:
     assert found(["aaaa", "bbbb"]) is None
     assert found(["aaaa", ""]) is None
     assert found(["cccc", "cccc"]) == "cccc"  # only a store knows it
+
+
+def test_a_report_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no finished run"):
+        compare(tmp_path)
+    assert not (tmp_path / "reports").exists()
+    (tmp_path / "reports").write_text("a file")
+    with pytest.raises(OSError, match=r"reports is a file; choose another task\.name or paths\.output_dir"):
+        compare(tmp_path)

@@ -41,7 +41,11 @@ class Arms:
 
 
 def name_arms(study: Study) -> Arms:
-    """Groups the runs of a study into arms and names them: `litemedsam`, or `model=sam2_s image_size=512`."""
+    """Groups the runs of a study into arms and names them.
+
+    As in `litemedsam`, `optim.lr=0.001`, `model=sam2_s image_size=512`: a value stands alone where it is a choice of a
+    config group, or the model's name.
+    """
     masks = study.params[MASKS].notna() if MASKS in study.params else pd.Series(False, index=study.runs.index)
     choices = study.choices.reindex(study.runs.index)
     ours = _name(study.runs[~masks], study.params[~masks], choices[~masks])
@@ -66,7 +70,8 @@ def _name(runs: pd.DataFrame, params: pd.DataFrame, choices: pd.DataFrame) -> Ar
     arms = pd.concat([usable, params[varying]], axis=1)[first].set_axis(pd.Index(codes[first]))
     model = choices.get("model", pd.Series([None])).iloc[0] or params.get("model.name", pd.Series([None])).iloc[0]
     by = _choose_keys(arms)
-    labels = _label(arms, by, str(model or "all runs"))
+    bare = by[0] in (*usable.columns, "model.name") if len(by) == 1 else False
+    labels = _label(arms, by, str(model or "all runs"), bare)
     order = dict.fromkeys([*by, *arms.columns])
     index = pd.Index(objects(labels.values()), name="arm")
     varied = pd.DataFrame({key: objects(map(show, arms[key]), index) for key in order}, index=index)
@@ -148,16 +153,16 @@ def _parts(texts: dict[str, list[str]], keys: list[str], rows: int) -> int:
     return len(set(zip(*(texts[key] for key in keys), strict=True))) if keys else min(rows, 1)
 
 
-def _label(arms: pd.DataFrame, by: Sequence[str], model: str) -> dict[Any, str]:
-    """A label per arm; classes with their modules where two of one name would be confused."""
-    labels = {code: _text(arms.loc[code], by, model, short=True) for code in arms.index}
+def _label(arms: pd.DataFrame, by: Sequence[str], model: str, bare: bool) -> dict[Any, str]:
+    """A label per arm, `bare` of its key; classes with their modules where two of one name would be confused."""
+    labels = {code: _text(arms.loc[code], by, model, bare, short=True) for code in arms.index}
     if len(set(labels.values())) < len(arms):
-        labels = {code: _text(arms.loc[code], by, model, short=False) for code in arms.index}
+        labels = {code: _text(arms.loc[code], by, model, bare, short=False) for code in arms.index}
     return labels
 
 
-def _text(arm: pd.Series, by: Sequence[str], model: str, short: bool) -> str:
-    if len(by) == 1:
+def _text(arm: pd.Series, by: Sequence[str], model: str, bare: bool, short: bool) -> str:
+    if bare:
         return show(arm[by[0]], short)
     return " ".join(f"{key}={show(arm[key], short)}" for key in by) or model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from medsam2.evaluation.rows import CUP_TO_DISC
 from medsam2.results.collect.texts import count, enumerate_some
 
+ON_SLICES = re.compile(r"(.+) on (\d+) slices?")
 NONE = -1  # the run has no such row
 
 
@@ -81,28 +84,52 @@ class Budgets:
 
     def describe(self, run_ids: list[str]) -> str:
         """What the prompts of these runs cost, the most frequent first: `box`, or `box (12 rows), none (3 rows)`."""
+        counts = self._count(run_ids)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return enumerate_some([f"{text} ({count(number, 'row')})" for text, number in counts.items()])
+
+    def abridge(self, run_ids: list[str]) -> str:
+        """The same for a title: `box on 5–12 slices` where only the number of slices differs from row to row."""
+        texts = list(self._count(run_ids))
+        parts = [ON_SLICES.fullmatch(text) for text in texts]
+        prompts = {part[1] for part in parts if part}
+        if len(texts) == 1 or None in parts or len(prompts) > 1:
+            return enumerate_some(texts, 2)
+        numbers = [int(part[2]) for part in parts if part]
+        return f"{prompts.pop()} on {min(numbers)}–{max(numbers)} slices"
+
+    def _count(self, run_ids: list[str]) -> dict[str, int]:
+        """How many cases and structures cost what, the most frequent first."""
         codes = self.matrix[[self._row[run_id] for run_id in run_ids]].max(axis=0)
         found, counts = np.unique(codes[codes != NONE], return_counts=True)
-        texts = [self._text(code) for code in found]
-        if len(texts) == 1:
-            return texts[0]
-        return enumerate_some([f"{texts[i]} ({count(counts[i], 'row')})" for i in np.argsort(-counts, kind="stable")])
+        return {self._text(found[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
 
     def _text(self, code: int) -> str:
         return str(self._texts[code]) if code < len(self._texts) else "unknown"
 
-    def lacking(self, run_ids: list[str]) -> dict[str, str]:
-        """Of runs that lack rows which others of them have, how many and the first of them."""
+    def odd(self, run_ids: list[str]) -> dict[str, str]:
+        """Of runs that have not the rows which most of them have, how many they lack or have beside and the first.
+
+        Where as many runs have other rows, none may lack what any has.
+        """
         rows = self.matrix[[self._row[run_id] for run_id in run_ids]] != NONE
-        wanted = rows.any(axis=0)
+        common = Counter(row.tobytes() for row in rows).most_common(2)
+        tie = len(common) > 1 and common[0][1] == common[1][1]
+        wanted = rows.any(axis=0) if tie else np.frombuffer(common[0][0], dtype=np.bool_)
         found = {}
-        for run_id, missing in zip(run_ids, wanted & ~rows, strict=True):
-            if missing.any():
-                first = enumerate_some([self._name(key) for key in self._keys[missing]])
-                found[run_id] = (
-                    f"lacks {missing.sum()} of {wanted.sum()} rows that other runs of this split have: {first}"
-                )
+        for run_id, own in zip(run_ids, rows, strict=True):
+            lacking, further = wanted & ~own, own & ~wanted
+            if lacking.any():
+                said = f"lacks {lacking.sum()} of {wanted.sum()} rows that other runs of this split have"
+                found[run_id] = f"{said}: {self._list(lacking)}"
+            elif further.any():
+                said = f"has {count(int(further.sum()), 'row')} that most runs of this split do not have"
+                found[run_id] = f"{said}: {self._list(further)}"
         return found
+
+    def _list(self, chosen: NDArray[np.bool_]) -> str:
+        return enumerate_some([self._name(key) for key in self._keys[chosen]])
 
     def _name(self, key: int) -> str:
         case, structure = divmod(int(key), len(self._names[1]))

@@ -16,10 +16,10 @@ from medsam2.results.collect.budgets import Budgets
 from medsam2.results.collect.describe import describe_runs
 from medsam2.results.collect.directories import list_directories
 from medsam2.results.collect.entries import FINISHED, Entry, select
-from medsam2.results.collect.identities import find_params, latest, leaking
+from medsam2.results.collect.identities import find_choices, find_params, latest, leaking
 from medsam2.results.collect.settings import split_settings
 from medsam2.results.collect.study import LEFT_OUT, RUNS, Study, drop_runs, frame_of
-from medsam2.results.collect.texts import enumerate_some
+from medsam2.results.collect.texts import count, enumerate_some
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +90,23 @@ def build_study(found: Sequence[Entry], everything: Sequence[Entry], source: str
         left_out=pd.DataFrame(left, columns=list(LEFT_OUT)),
         notes=(*notes, *lost),
         source=source,
-        choices=frame_of({run_id: entry.about.get("choices") or {} for run_id, entry in entries.items()}),
+        choices=frame_of(find_choices(entries, everything)),
     )
     return _finish(study)
 
 
 def _finish(study: Study) -> Study:
     """Less the runs that would make means of unequal cases or count weights twice; with names of arms and budgets."""
-    study = study.without(_find_incomplete(study))
-    study = study.without(_find_scored_again(study))
+    odd, notes = _find_odd(study)
+    study = study.without(odd)
+    again, names = _find_scored_again(study), study.runs["name"]
+    reasons = {gone: f"the same arm, seed and cases as {names[kept]}, which counts" for gone, kept in again.items()}
+    study = _move_budgets(study, again).without(reasons)
     budgets = Budgets(study.cases, list(study.runs.index))
     named = study.runs.assign(
         arm=name_arms(study).arm, budget=[budgets.describe([run_id]) for run_id in study.runs.index]
     )
-    return replace(study, runs=named[list(RUNS)], notes=study.notes + tuple(_computed_differently(study)))
+    return replace(study, runs=named[list(RUNS)], notes=(*study.notes, *notes, *_computed_differently(study)))
 
 
 def _read(entries: Mapping[str, Entry], name: str) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -120,17 +123,27 @@ def _read_if_there(entries: Mapping[str, Entry], name: str) -> pd.DataFrame:
     return frame
 
 
-def _find_incomplete(study: Study) -> dict[str, str]:
+def _find_odd(study: Study) -> tuple[dict[str, str], list[str]]:
+    """Runs whose cases are not those of their setting, and why; and a note on each setting that has some."""
     found: dict[str, str] = {}
+    notes = []
     for setting in split_settings(study):
-        ids = list(setting.run_ids)
-        for _, runs in study.runs.loc[ids].groupby("split_hash", sort=False):
-            found |= Budgets(study.cases, list(runs.index)).lacking(list(runs.index))
-    return found
+        odd: dict[str, str] = {}
+        for _, runs in study.runs.loc[list(setting.run_ids)].groupby("split_hash", sort=False):
+            odd |= Budgets(study.cases, list(runs.index)).odd(list(runs.index))
+        if odd:
+            names = enumerate_some(list(study.runs.loc[list(odd), "name"]))
+            of = f"{len(odd)} of {count(len(setting.run_ids), 'run')}"
+            notes.append(f"{setting.title}: {of} left out, whose rows are not those of the others: {names}")
+        found |= odd
+    return found, notes
 
 
 def _find_scored_again(study: Study) -> dict[str, str]:
-    """Runs of one arm, seed and fold in one setting: the same weights, scored again. The most metrics count."""
+    """Runs of one arm, seed and fold in one setting, the same weights scored again, and which of them counts instead.
+
+    The most metrics count.
+    """
     if study.runs.empty:
         return {}
     there = study.cases.notna().groupby(study.cases["run_id"], observed=True).any().sum(axis=1)
@@ -145,8 +158,18 @@ def _find_scored_again(study: Study) -> dict[str, str]:
         runs = table[table.index.isin(setting.run_ids)]
         for _, same in runs.groupby(["arm", "seed", "fold", "split_hash"], sort=False):
             for run_id in same.index[1:]:
-                found[run_id] = f"the same arm, seed and cases as {same['name'].iloc[0]}, which counts"
+                found[run_id] = str(same.index[0])
     return found
+
+
+def _move_budgets(study: Study, again: Mapping[str, str]) -> Study:
+    """Rows of rising budgets that only a run that is left out has become those of the one that counts instead."""
+    there = set(study.budgets["run_id"].unique())
+    moved = {kept: gone for gone, kept in again.items() if gone in there and kept not in there}
+    if not moved:
+        return study
+    ids = study.budgets["run_id"].astype(object).replace({gone: kept for kept, gone in moved.items()})
+    return replace(study, budgets=study.budgets.assign(run_id=ids.astype("category")))
 
 
 def _computed_differently(study: Study) -> list[str]:

@@ -15,7 +15,7 @@ from medsam2.results.collect.settings import define
 from medsam2.results.collect.study import RUNS, frame_of
 
 COSTS = ("parameters", "trained_parameters", "peak_memory")
-NUMBERS = ("begun", "seconds", *COSTS)
+NUMBERS = ("begun", "seconds", "best_epoch", *COSTS)
 
 
 def describe_runs(
@@ -54,6 +54,7 @@ def _who(entry: Entry) -> dict[str, Any]:
 def _cost(entry: Entry) -> dict[str, Any]:
     cost = entry.status.get("cost") or {}
     numbers = {key: cost.get(key) for key in COSTS} | {"seconds": entry.status.get("seconds")}
+    numbers["best_epoch"] = (entry.status.get("metrics") or {}).get("best/epoch")
     return {key: np.nan if value is None else float(value) for key, value in numbers.items()} | {
         "device": str(entry.status.get("device") or ""),
         "revision": str(entry.provenance.get("revision") or ""),

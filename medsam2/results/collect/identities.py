@@ -12,6 +12,7 @@ from medsam2.results.collect.texts import count, enumerate_some
 
 MADE = ("model.", "optim.", "scheduler.", "loss.", "transforms.", "target.", "trainer.", "task.")
 ASKED = ("model.mask_selection.", "trainer.precision", "trainer.tf32")
+PROMPT = ("prompt.",)
 LeftOut = tuple[str, str, str, str]  # name, run_id, state, reason
 
 
@@ -43,7 +44,7 @@ def find_params(
 
     `everything` is where the runs are looked up whose weights others score.
     """
-    known = {entry.run_id: entry for entry in sorted(everything, key=lambda entry: entry.begun)} | dict(entries)
+    known = _by_id(entries, everything)
     params: dict[str, dict[str, Any]] = {}
     lost = []
     for run_id, entry in entries.items():
@@ -51,8 +52,9 @@ def find_params(
         if entry.origin is None:
             continue
         if made := known.get(entry.origin):
-            params[run_id] = {k: v for k, v in entry.params.items() if not _of_weights(k)}
-            params[run_id] |= {k: v for k, v in made.params.items() if _of_weights(k)}
+            theirs = MADE + PROMPT * _budgets(entry)
+            params[run_id] = {k: v for k, v in entry.params.items() if not _is_of(k, theirs)}
+            params[run_id] |= {k: v for k, v in made.params.items() if _is_of(k, theirs)}
         else:
             params[run_id]["model.checkpoint"] = entry.about["origin"].get("checkpoint")
             lost.append(entry.name)
@@ -60,6 +62,25 @@ def find_params(
         return params, []
     whose = f"the weights of {count(len(lost), 'run')} were made by runs that are not here: {enumerate_some(lost)}"
     return params, [f"{whose}; how they were trained is known in part"]
+
+
+def find_choices(entries: Mapping[str, Entry], everything: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """The choices of each run; as with its parameters, the prompt of one that tries many is that of its training."""
+    known = _by_id(entries, everything)
+    choices = {run_id: dict(entry.about.get("choices") or {}) for run_id, entry in entries.items()}
+    for run_id, entry in entries.items():
+        if _budgets(entry) and (made := known.get(entry.origin or "")):
+            choices[run_id]["prompt"] = (made.about.get("choices") or {}).get("prompt")
+    return choices
+
+
+def _by_id(entries: Mapping[str, Entry], everything: Sequence[Entry]) -> dict[str, Entry]:
+    return {entry.run_id: entry for entry in sorted(everything, key=lambda entry: entry.begun)} | dict(entries)
+
+
+def _budgets(entry: Entry) -> bool:
+    """Whether it tries one prompt after another: which ones is told by its rows, and makes it no other arm."""
+    return str(entry.params.get("prompt._target_")).endswith("ClickBudget")
 
 
 def leaking(entries: Mapping[str, Entry]) -> dict[str, str]:
@@ -75,6 +96,6 @@ def leaking(entries: Mapping[str, Entry]) -> dict[str, str]:
     return found
 
 
-def _of_weights(key: str) -> bool:
-    """Whether a key says how weights came about, not how they are asked."""
-    return key.startswith(MADE) and not key.startswith(ASKED)
+def _is_of(key: str, theirs: tuple[str, ...]) -> bool:
+    """Whether a key is one of the run that made the weights; MADE: how they came about, not how they are asked."""
+    return key.startswith(theirs) and not key.startswith(ASKED)

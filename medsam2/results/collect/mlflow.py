@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from medsam2.database import root_cause
+from medsam2.redact import redact
 from medsam2.results.collect.directories import read_entry
 from medsam2.results.collect.entries import Entry
 from medsam2.tracking.connect import PATIENCE, alone
@@ -25,6 +26,7 @@ NAMES = ("run.json", "status.json", "provenance.json")
 ROWS = ("test.parquet", "zero_shot.parquet", "budget.parquet", "test_bins.parquet")
 GALLERY = "pictures/test/gallery.npz"
 STATES = {status: state for state, status in reversed(STATUS.items())}  # MLflow's word: ours
+SCHEMES = ("http://", "https://", "sqlite:///", "postgresql", "mysql", "mssql")
 THREADS = 8
 
 
@@ -32,20 +34,22 @@ def open_store(output_dir: Path, source: str) -> Store:
     """The store at an MLflow URI; `mlflow` is the one in `output_dir`.
 
     Raises:
+        ValueError: the source is no such URI.
         FileNotFoundError: an SQLite file that is not there; opening it would make one.
         ConnectionError: the store does not answer.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # there is one for each file
+    given = f"task.source={redact(source)}"
+    if source != "mlflow" and not source.startswith(SCHEMES):
+        raise ValueError(f"{given}: no MLflow URI; use sqlite:///FILE, http://HOST:PORT or mlflow")
     store = Store(output_dir, None if source == "mlflow" else source)
     if store.uri.startswith("sqlite:///") and not Path(store.uri.removeprefix("sqlite:///").partition("?")[0]).exists():
-        raise FileNotFoundError(
-            f"task.source={source}: there is no {store}; task=sync makes the one of paths.output_dir"
-        )
+        raise FileNotFoundError(f"{given}: there is no {store}; task=sync makes the one of paths.output_dir")
     try:
         store.client.search_experiments(max_results=1)
     except Exception as error:
-        said = f"MLflow store {store}: {root_cause(error)}"
-        raise ConnectionError(f"{said}; source=null reads the run directories instead") from error
+        said = f"{given}: MLflow store {store}: {root_cause(error)}"
+        raise ConnectionError(f"{said}; task.source=null reads the run directories instead") from error
     return store
 
 

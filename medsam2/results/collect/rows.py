@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medsam2.results.collect.texts import count
+
 KEYS = ("case_id", "structure")
 NEEDED = {
     "test": ("case_id", "patient_id", "structure", "budget"),
@@ -50,13 +52,13 @@ def read_table(file: Path, needed: Sequence[str]) -> pa.Table:
     """One file, texts as dictionaries and all else as float64.
 
     Raises:
-        NoRows: it is not there, is no parquet file, has no rows, or lacks a column or a key.
+        NoRows: it is not there, is no parquet file, has no rows, lacks a column or a key, or a value is infinite.
     """
     where = f"rows/{file.name}"
     if not file.is_file():
         raise NoRows(ABSENT.format(file.stem))
     try:
-        table = _cast(pq.ParquetFile(file).read(use_threads=False))
+        table = _cast(_read(file))
     except (OSError, pa.ArrowException) as error:
         raise NoRows(f"{where} cannot be read: {str(error).splitlines()[0]}") from error
     lacking = [column for column in needed if column not in table.column_names]
@@ -67,7 +69,26 @@ def read_table(file: Path, needed: Sequence[str]) -> pa.Table:
     for column in {*KEYS, "patient_id"} & set(needed):
         if table[column].null_count:
             raise NoRows(f"{where} has rows without {column}")
+    _check_finite(table, where)
     return table
+
+
+def _check_finite(table: pa.Table, where: str) -> None:
+    """No value is infinite, a budget's last level excepted: one would make every mean that it is in meaningless."""
+    for column in table.column_names:
+        if column in TEXTS or column == "level":
+            continue
+        if number := pc.sum(pc.is_inf(table[column])).as_py():
+            raise NoRows(f"{where}: {column} is infinite in {count(number, 'row')} of {table.num_rows}")
+
+
+def _read(file: Path) -> pa.Table:
+    """All of a file; texts as the codes that the file has for them."""
+    content = pa.py_buffer(file.read_bytes())
+    about = pq.read_metadata(pa.BufferReader(content))
+    texts = [name for name in about.schema.names if name in TEXTS]
+    reader = pq.ParquetFile(pa.BufferReader(content), metadata=about, read_dictionary=texts, pre_buffer=False)
+    return reader.read(use_threads=False)
 
 
 def _cast(table: pa.Table) -> pa.Table:
@@ -76,7 +97,8 @@ def _cast(table: pa.Table) -> pa.Table:
 
 
 def _encode(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.dictionary_encode(column.cast(pa.string())).cast(TEXT)
+    coded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column.cast(pa.string()))
+    return coded.cast(TEXT)
 
 
 def join(tables: dict[str, pa.Table], name: str) -> pd.DataFrame:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from textwrap import shorten
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,6 +24,8 @@ WORDS = {
     "trained_on": "training",
 }
 MOST_NOTES = 8
+LONGEST = 60  # letters of a title
+HERE = "here"  # that runs were trained on the dataset that they were tested on, or nobody says where
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,24 @@ class Setting:
 
     `key`: dataset, split, budget, definition, structures, and trained_on: "here", or the other dataset whose weights
     were tried here, which is a harder question. `notes` say with which runs of this dataset they may not, and why.
+    `budget` is that of the key in short, `tested` the title less where was trained.
     """
 
     key: dict[str, str]
     title: str
     run_ids: tuple[str, ...]
     notes: tuple[str, ...]
+    budget: str = ""
+    tested: str = ""
+
+
+class _Found(NamedTuple):
+    """The runs of a setting; what their prompts cost in short, and where they were trained in words."""
+
+    key: dict[str, str]
+    ids: list[str]
+    budget: str
+    trained: str
 
 
 def define(params: dict[str, Any]) -> str:
@@ -52,14 +68,15 @@ def split_settings(study: Study) -> list[Setting]:
         return []
     keys = _comparable(study)
     arms = name_arms(study).arm
-    found: list[tuple[dict[str, str], list[str]]] = []
+    found: list[_Found] = []
     for _, runs in keys.groupby("dataset", sort=False):
         budgets = Budgets(study.cases, list(runs.index))
-        parts: list[tuple[dict[str, str], list[str]]] = []
+        parts: list[_Found] = []
         for _, same in runs.groupby(list(runs.columns), sort=False):
             for ids in budgets.split(list(same.index), arms):
-                parts.append((dict(same.iloc[0]) | {"budget": budgets.describe(ids)}, ids))
-        found += sorted(parts, key=lambda part: -len(part[1]))
+                key = dict(same.iloc[0]) | {"budget": budgets.describe(ids)}
+                parts.append(_Found(key, ids, budgets.abridge(ids), _say_trained(key, study.runs.loc[ids])))
+        found += sorted(parts, key=lambda part: -len(part.ids))
     return _explain(found)
 
 
@@ -73,7 +90,7 @@ def _comparable(study: Study) -> pd.DataFrame:
             "split": name_splits(study),
             "definition": runs["definition"],
             "structures": runs["structures"],
-            "trained_on": runs["trained_on"].where(elsewhere, "here"),
+            "trained_on": runs["trained_on"].where(elsewhere, HERE),
         }
     )
 
@@ -100,33 +117,59 @@ def _agree(runs: pd.DataFrame) -> bool:
     return bool((runs.groupby(runs["fold"].map(show))["split_hash"].nunique() == 1).all())
 
 
-def _explain(found: Sequence[tuple[dict[str, str], list[str]]]) -> list[Setting]:
+def _say_trained(key: dict[str, str], runs: pd.DataFrame) -> str:
+    """Of masks of others, and of networks as they came, nobody knows."""
+    if key["trained_on"] != HERE:
+        return f"trained on {key['trained_on']}"
+    known = runs["trained_on"] != ""
+    return "trained here" if known.all() else "trained here, or not known" if known.any() else "training not known"
+
+
+def _explain(found: Sequence[_Found]) -> list[Setting]:
     """Settings with titles that tell them apart, and notes on why they are apart."""
-    for key, ids in found:
-        if sum(other == key for other, _ in found) > 1:  # prompts that differ, though a summary of them does not
-            key["budget"] += f" (as of {ids[0]})"
-    settings = []
-    for key, ids in found:
-        here = [(other, len(runs)) for other, runs in found if other["dataset"] == key["dataset"]]
-        title = ", ".join([key["dataset"], *_titles(key, [other for other, _ in here])])
-        others = [(other, number) for other, number in here if other is not key]
-        settings.append(Setting(key, title, tuple(ids), tuple(_notes(key, others))))
+    for one in found:
+        if sum(other.key == one.key for other in found) > 1:  # prompts that differ, though a summary of them does not
+            one.key["budget"] += f" (as of {one.ids[0]})"
+    settings, titles = [], Counter[str]()
+    for one in found:
+        here = [other for other in found if other.key["dataset"] == one.key["dataset"]]
+        parts = [one.key["dataset"], *_titles(one, [other.key for other in here])]
+        title = shorten(", ".join(parts), LONGEST, placeholder=" …")
+        tested = ", ".join(part for part in parts if part != one.trained)
+        titles[title] += 1
+        others = [other for other in here if other is not one]
+        number = f" ({titles[title]})" if titles[title] > 1 else ""
+        settings.append(
+            Setting(one.key, title + number, tuple(one.ids), tuple(_notes(one, others)), one.budget, tested)
+        )
     return settings
 
 
-def _titles(key: dict[str, str], all_keys: Sequence[dict[str, str]]) -> Iterable[str]:
+def _titles(found: _Found, all_keys: Sequence[dict[str, str]]) -> Iterable[str]:
+    """What differs; before it the convention of metrics wherever one is not ours, which nobody would guess."""
+    key = found.key
+    conventions = {_split_definition(other)[0] for other in all_keys}
+    if conventions != {OURS}:
+        yield f"{_split_definition(key)[0]}'s metrics"
     for part, word in WORDS.items():
         values = {other[part] for other in all_keys}
         if len(values) == 1:
             continue
         if part == "definition":
-            yield _differing(key[part], values)
+            rests = {_split_definition(other)[1] for other in all_keys}
+            yield from [_differing(_split_definition(key)[1], rests)] if len(rests) > 1 else []
         elif part == "trained_on":
-            yield "trained here" if key[part] == "here" else f"trained on {key[part]}"
+            yield found.trained
         elif part == "split":
             yield f"split {key[part][:20]}"
         else:
-            yield f"{word} {key[part]}" if part == "structures" else key[part]
+            yield f"{word} {key[part]}" if part == "structures" else found.budget
+
+
+def _split_definition(key: dict[str, str]) -> tuple[str, str]:
+    """The convention, and all else."""
+    convention, _, rest = key["definition"].partition(" ")
+    return convention.removeprefix("convention="), rest
 
 
 def _differing(definition: str, others: Iterable[str]) -> str:
@@ -135,17 +178,22 @@ def _differing(definition: str, others: Iterable[str]) -> str:
     return " ".join(text for text in definition.split(" ") if text not in common) or "plain"
 
 
-def _notes(key: dict[str, str], others: Sequence[tuple[dict[str, str], int]]) -> Iterable[str]:
-    for other, number in others[:MOST_NOTES]:
+def _notes(found: _Found, others: Sequence[_Found]) -> Iterable[str]:
+    dataset = found.key["dataset"]
+    for other in others[:MOST_NOTES]:
         said = []
         for part, word in WORDS.items():
-            if key[part] != other[part]:
-                here, there = key[part], other[part]
-                if part == "definition":
-                    here, there = _differing(here, (here, there)), _differing(there, (here, there))
-                elif part == "trained_on":
-                    here, there = (v if v == "here" else f"on {v}" for v in (here, there))
+            here, there = found.key[part], other.key[part]
+            if here == there:
+                continue
+            if part == "definition":
+                here, there = _differing(here, (here, there)), _differing(there, (here, there))
+            if part == "trained_on":
+                here, there = (one.trained.replace("here", f"on {dataset} itself") for one in (found, other))
+                said.append(f"{here} in this table, {there.removeprefix('trained ')} in that one")
+            else:
                 said.append(f"{word} {here} here, {there} there")
-        yield f"not in one table with {count(number, 'other run')} of {key['dataset']}: {enumerate_some(said, 9)}"
+        number = count(len(other.ids), "other run")
+        yield f"not in one table with {number} of {dataset}: {enumerate_some(said, 9)}"
     if len(others) > MOST_NOTES:
-        yield f"nor with {count(len(others) - MOST_NOTES, 'further setting')} of {key['dataset']}"
+        yield f"nor with {count(len(others) - MOST_NOTES, 'further setting')} of {dataset}"

@@ -12,7 +12,7 @@ import pandas as pd
 RUNS = (
     *("name", "dataset", "trained_on", "arm", "seed", "fold", "split_hash", "study", "sweeps", "begun", "seconds"),
     *("task", "origin", "folder", "parameters", "trained_parameters", "peak_memory", "device", "revision", "command"),
-    *("definition", "budget", "structures"),
+    *("definition", "budget", "structures", "best_epoch"),
 )
 LEFT_OUT = ("name", "run_id", "state", "reason")
 COUNTED = "finished"  # the state of what is left out although it is finished
@@ -26,7 +26,8 @@ class Study:
         arm, seed, fold (None without), split_hash, study, sweeps (ids, with spaces between), begun (seconds since
         1970), seconds, task, origin (run_id of the run whose weights it scores, None without), folder, parameters,
         trained_parameters, peak_memory (bytes; NaN: not known), device, revision, command, definition (what the metrics
-        mean), budget (what its prompts cost), structures (with commas between).
+        mean), budget (what its prompts cost), structures (with commas between), best_epoch (whose weights were kept, 0:
+        as the network came; NaN: not known).
     params: a column per flat key of the identity, None where a run has no such key. A run that scores the weights of
         another has task.* and model.checkpoint of that one: they say how the weights came about.
     choices: a column per config group, None where it is not known; of old runs none is.

@@ -47,23 +47,54 @@ def compare_across(boards: Sequence[Board], metric: str) -> Across | None:
     )
 
 
+def why_not_across(boards: Sequence[Board], metric: str) -> list[str]:
+    """Why there is no test although there are several datasets."""
+    datasets = list(dict.fromkeys(board.setting.key["dataset"] for board in boards))
+    if len(datasets) < 2:
+        return []
+    there = list(_by_dataset(boards, metric))
+    if len(there) < 2:
+        return [f"no test across datasets: of {', '.join(datasets)} only {', '.join(there) or 'none'} has {metric}"]
+    return [f"no test across datasets: {', '.join(there)} do not have two arms in common"]
+
+
 def _choose(boards: Sequence[Board], metric: str) -> tuple[dict[str, Board], list[str]]:
-    """A board for each dataset: of several the one with the most arms, rather of runs that were trained there."""
-    found: dict[str, list[Board]] = {}
-    for board in boards:
-        if (board.scores["metric"] == metric).any():
-            found.setdefault(board.setting.key["dataset"], []).append(board)
-    chosen = {dataset: max(some, key=_size) for dataset, some in found.items()}
+    """A board for each dataset: of several the one that leaves the most arms that all datasets have."""
+    found = _by_dataset(boards, metric)
+    arms = {id(board): set(_read(board, metric).index) for board in boards}
+
+    def around(one: Board) -> dict[str, Board]:
+        """The nearest boards to one; of equals that with the most arms, rather of runs that were trained there."""
+        return {
+            dataset: max(some, key=lambda b: (len(arms[id(b)] & arms[id(one)]), len(arms[id(b)]), _at_home(b)))
+            for dataset, some in found.items()
+        }
+
+    def worth(chosen: dict[str, Board]) -> tuple[int, int, int]:
+        sets = [arms[id(board)] for board in chosen.values()]
+        return len(set.intersection(*sets)), sum(map(len, sets)), sum(map(_at_home, chosen.values()))
+
+    chosen = max((around(board) for some in found.values() for board in some), key=worth, default={})
     notes = [
-        f"{dataset} has {len(some)} boards; {chosen[dataset].name} counts here, which has the most arms"
+        f"{dataset} has {len(some)} boards; {chosen[dataset].name} counts here, which has the most arms in common "
+        "with other datasets"
         for dataset, some in found.items()
         if len(some) > 1
     ]
     return chosen, notes
 
 
-def _size(board: Board) -> tuple[int, bool]:
-    return board.scores["arm"].nunique(), board.setting.key.get("trained_on", "here") == "here"
+def _by_dataset(boards: Sequence[Board], metric: str) -> dict[str, list[Board]]:
+    """Those that have the metric."""
+    found: dict[str, list[Board]] = {}
+    for board in boards:
+        if len(_read(board, metric)):
+            found.setdefault(board.setting.key["dataset"], []).append(board)
+    return found
+
+
+def _at_home(board: Board) -> bool:
+    return board.setting.key.get("trained_on", "here") == "here"
 
 
 def _read(board: Board, metric: str) -> pd.Series[float]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from medsam2.results.collect import Arms, Setting, Study, name_arms, split_settings
-from medsam2.results.compare.across import compare_across
+import pandas as pd
+
+from medsam2.evaluation.metrics import NAMES
+from medsam2.results.collect import Study, name_arms, split_settings
+from medsam2.results.compare.across import compare_across, why_not_across
 from medsam2.results.compare.boards import Question, build_board
 from medsam2.results.compare.calibration import calibrate, reject
-from medsam2.results.compare.comparison import Comparison, is_higher_better
+from medsam2.results.compare.comparison import FREE, Board, Comparison, is_higher_better
 from medsam2.results.compare.cost import measure_cost, note_devices
 from medsam2.results.compare.curves import count_clicks, draw_curves
 from medsam2.results.compare.matrix import build_matrix
 from medsam2.results.compare.raters import compare_raters
 from medsam2.results.compare.view import View, make_view
 
+PROMPT = "prompt_dice"  # how good prompts are, not answers
 SOME = 5  # of what was left out, that a message lists
 
 
@@ -34,49 +38,49 @@ def compare(
     """
     _check_runs(study)
     arms = name_arms(study)
-    names = list(arms.varied.index.unique()) if len(arms.varied) else list(arms.arm.unique())
+    names = list(dict.fromkeys([*arms.varied.index, *arms.arm]))
     _check_baseline(baseline, names)
     settings = split_settings(study)
-    titles = _name_boards(settings)
-    views = [make_view(study, one, arms.arm, name) for one, name in zip(settings, titles, strict=True)]
+    views = [make_view(study, one, arms.arm, one.title) for one in settings]
     _check_metric(metric, views)
     boards = [build_board(view, Question(metric, baseline, resamples, seed)) for view in views]
-    cost = measure_cost(views)
+    across, cost = compare_across(boards, metric), measure_cost(views)
+    missing = why_not_across(boards, metric) if across is None and len(names) > 1 else []
     return Comparison(
         study=study,
         metric=metric,
         higher_is_better=is_higher_better(metric),
         arms=names,
         by=arms.by,
-        varied=arms.varied,
+        varied=_fill(arms.varied, names),
         fixed=arms.fixed,
         boards=boards,
-        across=compare_across(boards, metric),
-        matrix=build_matrix(boards, metric),
+        across=across,
+        matrix=build_matrix(boards, metric, study.runs),
         curves=draw_curves(views, study.budgets, metric, resamples, seed),
         clicks_needed=count_clicks(views, study.budgets, resamples, seed),
         calibration=calibrate(views, study.bins),
         rejection=reject(views, metric),
         raters=compare_raters(views),
         cost=cost,
-        notes=[*study.notes, *_note(arms, names, boards_of=views), *note_devices(cost)],
+        notes=[*study.notes, *_note(names, boards), *missing, *note_devices(cost)],
         left_out=study.left_out,
     )
 
 
-def _note(arms: Arms, names: Sequence[str], boards_of: Sequence[View]) -> list[str]:
+def _fill(varied: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """With a line for each arm of masks of others, of which no key is known."""
+    theirs = pd.Index([name for name in names if name not in varied.index], name="arm")
+    return pd.concat([varied, pd.DataFrame("unknown", index=theirs, columns=varied.columns)])
+
+
+def _note(names: Sequence[str], boards: Sequence[Board]) -> list[str]:
     notes = []
     if len(names) == 1:
         notes.append(f"one arm, {names[0]}: there is nothing to compare it with")
-    if len(boards_of) > 1:
-        notes.append(f"{len(boards_of)} settings: each has its own table, and no number is a mean over them")
+    if len(boards) > 1:
+        notes.append(f"{len(boards)} settings: each has its own table, and no number is a mean over them")
     return notes
-
-
-def _name_boards(settings: Sequence[Setting]) -> list[str]:
-    """The dataset of each setting, or its title where the dataset has several."""
-    datasets = Counter(setting.key["dataset"] for setting in settings)
-    return [s.key["dataset"] if datasets[s.key["dataset"]] == 1 else s.title for s in settings]
 
 
 def _check_runs(study: Study) -> None:
@@ -88,8 +92,11 @@ def _check_runs(study: Study) -> None:
     reasons = [f"{name if run_id in name else f'{name} ({run_id})'}: {why}" for name, run_id, _, why in shown]
     more = [f"and {len(found) - SOME} more"] if len(found) > SOME else []
     listed = "".join(f"\n  {line}" for line in reasons + more)
+    nothing = f"no finished run to compare in {study.source}: found {states}"
+    if found.empty:
+        raise ValueError(f"{nothing}; train one first: python run.py dataset=chest_ct model=sam2_nano")
     raise ValueError(
-        f"no finished run to compare in {study.source}: found {states}{listed}\n"
+        f"{nothing}{listed}\n"
         "issue the command of the runs again (it goes on with what is not finished), or choose others with "
         "task.dataset=, task.study=, sweep=, task.tag=, task.since="
     )
@@ -103,5 +110,10 @@ def _check_baseline(baseline: str | None, names: Sequence[str]) -> None:
 def _check_metric(metric: str, views: Sequence[View]) -> None:
     if any(view.part_of(metric) is not None for view in views):
         return
-    known = dict.fromkeys(part.prefix + name for view in views for part in view.parts.values() for name in part.metrics)
-    raise ValueError(f"task.metric={metric}: no row has it; rows have {', '.join(known) or 'none'}")
+    there = [part.prefix + name for view in views for part in view.parts.values() for name in part.metrics]
+    known = [name for name in dict.fromkeys(there) if not name.endswith(PROMPT)]
+    plain = metric.removeprefix(FREE)
+    group = "fundus" if plain == "ece" else "surface"
+    remedy = f"; it is computed with metrics={group}, or with metrics.names=[dice,iou,{plain}]"
+    said = f"task.metric={metric}: no row has it; rows have {', '.join(known) or 'none'}"
+    raise ValueError(said + remedy * (plain in NAMES and plain not in known))

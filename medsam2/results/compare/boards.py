@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medsam2.results.compare import notes
 from medsam2.results.compare.comparison import MEAN, Board, is_higher_better
@@ -31,15 +32,15 @@ class Question:
 def build_board(view: View, question: Question) -> Board:
     """The board of one setting."""
     scores = score(view, question.metric, question.resamples, question.seed)
-    part = view.part_of(question.metric)
+    part, told = view.part_of(question.metric), [*view.notes, *notes.about_training(view.runs)]
     if part is None:
-        words = [*view.notes, f"no row of this setting has {question.metric}: there are no pairs"]
+        words = [*told, f"no row of this setting has {question.metric}: there are no pairs"]
         pairs, stability = (pd.DataFrame(columns=list(columns)) for columns in (COLUMNS, STABILITY))
         return Board(view.setting, scores, pairs, {}, stability, view.cases, words, view.name)
     lines = scores[scores["metric"] == question.metric]
     ranked = lines[(lines["structure"] == part.structures[0]) & lines["mean"].notna()]["arm"].tolist()
     pairs, letters, words = _compare(view, part, ranked, question)
-    words = [*view.notes, *notes.about_board(part, lines, question.metric), *words]
+    words = [*told, *notes.about_board(part, lines, question.metric), *words]
     stability = _rank(part, ranked, question)
     return Board(
         view.setting, scores, pairs, letters, stability, view.cases, words, view.name, headline=part.structures[0]
@@ -54,15 +55,21 @@ def _compare(
     order = [cells.arms.index(arm) for arm in ranked]
     baseline = question.baseline if question.baseline in ranked else None
     pairs, family = choose_pairs(order, cells.arms.index(baseline) if baseline else None)
-    clusters, cases = part.clusters(metric), cells.present(cells.case, ~np.isnan(part.values(metric)))
+    values, clusters = part.values(metric), part.clusters(metric)
+    scored, lacking = (cells.present(cells.case, of) for of in (~np.isnan(values), np.isnan(values)))
 
     def table(structure: str) -> Table:
         k = [i for i, name in enumerate(cells.structures) if structure in (MEAN, name)]
         return Table(
-            cells.arms, pick(clusters, cells.structures, structure), cells.covered[:, :, k],
-            np.logical_or.reduce(cases[:, :, k], axis=2), pairs, family, structure, metric, view.where, cells.unit,
-            notes.unit_of(part.frame), question.resamples, question.seed,
+            cells.arms, pick(clusters, cells.structures, structure), scored[:, :, k], ~lacking[:, :, k],
+            lambda arm, kept: restrict(arm, kept, k, structure), pairs, family, structure, metric, view.where,
+            cells.unit, notes.unit_of(part.frame), question.resamples, question.seed,
         )  # fmt: skip
+
+    def restrict(arm: int, kept: NDArray[np.bool_], k: list[int], structure: str) -> Clusters:
+        everywhere = np.zeros(scored.shape[1:], dtype=np.bool_)
+        everywhere[:, k] = kept
+        return pick([cells.restricted(arm, values, everywhere)], cells.structures, structure)[0]
 
     tables = side_by_side(lambda structure: compare_pairs(table(structure)), part.structures)
     letters = _give_letters(tables[0], ranked) if len(pairs) == family and not baseline else {}

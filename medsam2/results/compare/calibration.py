@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from medsam2.evaluation.calibration import NUM_BINS, compute_ece, count_bins
 from medsam2.results.compare.cells import Cells, Floats
-from medsam2.results.compare.pairs import mean_of
 from medsam2.results.compare.view import Part, View, take
 
 CALIBRATION = ("arm", "dataset", "kind", "bin", "expected", "actual", "number", "ece")
 REJECTION = ("arm", "dataset", "rejected", "mean", "cases")
+Line = tuple[str, str, str, int, float, float, float, float]  # of CALIBRATION
 SHARES = tuple(i / 10 for i in range(10))
 
 
@@ -23,22 +23,23 @@ def calibrate(views: Sequence[View], bins: pd.DataFrame) -> pd.DataFrame:
 
     Cases, structures and seeds of an arm are pooled, and `ece` is that of the pooled bins: it belongs to this diagram.
     """
-    parts = [part for view in views for part in (*_calibrate_ious(view), *_calibrate_pixels(view, bins))]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(CALIBRATION))
+    lines = [line for view in views for line in (*_calibrate_ious(view), *_calibrate_pixels(view, bins))]
+    return pd.DataFrame(lines, columns=list(CALIBRATION))
 
 
-def _calibrate_ious(view: View) -> Iterator[pd.DataFrame]:
+def _calibrate_ious(view: View) -> Iterator[Line]:
     if view.main is None:
         return
     expected, actual = view.main.values("iou_predicted").clip(0, 1), _measure_iou(view.main)
-    known = ~np.isnan(expected) & ~np.isnan(actual)
-    for number, arm in enumerate(view.main.cells.arms):
-        chosen = known & (view.main.cells.arm == number)
-        if chosen.any():
-            yield _describe(count_bins(expected[chosen], actual[chosen]), arm, view.name, "iou")
+    known = np.flatnonzero(~np.isnan(expected) & ~np.isnan(actual))
+    known = known[np.argsort(view.main.cells.arm[known], kind="stable")]
+    ends = np.searchsorted(view.main.cells.arm[known], np.arange(1, len(view.main.cells.arms)))
+    for arm, chosen in zip(view.main.cells.arms, np.split(known, ends), strict=True):
+        if len(chosen):
+            yield from _describe(count_bins(expected[chosen], actual[chosen]), arm, view.name, "iou")
 
 
-def _calibrate_pixels(view: View, bins: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _calibrate_pixels(view: View, bins: pd.DataFrame) -> Iterator[Line]:
     mine = take(bins, view.runs)
     if mine.empty:
         return
@@ -46,24 +47,15 @@ def _calibrate_pixels(view: View, bins: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for arm, some in mine.groupby(view.runs["arm"].reindex(mine["run_id"].astype(object)).to_numpy(), sort=True):
         sums = some.groupby("bin")[["number", "expected", "actual"]].sum().reindex(range(NUM_BINS), fill_value=0)
         if sums["number"].any():
-            yield _describe(sums.to_numpy(dtype=np.float64).T, str(arm), view.name, "pixels")
+            yield from _describe(sums.to_numpy(dtype=np.float64).T, str(arm), view.name, "pixels")
 
 
-def _describe(counted: NDArray[np.float64], arm: str, name: str, kind: str) -> pd.DataFrame:
+def _describe(counted: NDArray[np.float64], arm: str, name: str, kind: str) -> Iterator[Line]:
     """The lines of one diagram, from 3×B numbers and sums."""
     number, expected, actual = counted
-    there = number > 0
-    columns = {
-        "arm": arm,
-        "dataset": name,
-        "kind": kind,
-        "bin": np.flatnonzero(there),
-        "expected": expected[there] / number[there],
-        "actual": actual[there] / number[there],
-        "number": number[there],
-        "ece": compute_ece(counted),
-    }
-    return pd.DataFrame(columns)[list(CALIBRATION)]
+    ece = compute_ece(counted)
+    for i in np.flatnonzero(number).tolist():
+        yield arm, name, kind, i, expected[i] / number[i], actual[i] / number[i], number[i], ece
 
 
 def _measure_iou(part: Part) -> Floats:
@@ -96,10 +88,10 @@ def _reject(cells: Cells, values: Floats, sure: Floats, name: str) -> list[tuple
     lines = []
     for rejected in SHARES:
         kept = share > rejected + 1e-9
-        clusters, counts = cells.clusters(np.where(kept, values, np.nan)), cells.count(kept).sum(axis=1)
+        (_, means), counts = cells.means(np.where(kept, values, np.nan)), cells.count(kept).sum(axis=1)
         lines += [
-            (arm, name, rejected, mean_of(cluster), int(count))
-            for arm, cluster, count in zip(cells.arms, clusters, counts, strict=True)
+            (arm, name, rejected, mean, count)
+            for arm, mean, count in zip(cells.arms, means.tolist(), counts.tolist(), strict=True)
             if count
         ]
     return sorted(lines, key=lambda line: line[0])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medsam2.evaluation.rows import CUP_TO_DISC, NOT_METRICS
 from medsam2.results.compare.comparison import FREE
 from medsam2.results.statistics import Clusters
+from medsam2.results.statistics.clusters import mean_of_defined
 
 NO_METRICS = NOT_METRICS | {"run_id", "arm", "axis", "level", "rater_ceiling"}
 Integers = NDArray[np.int64]
@@ -61,6 +62,16 @@ class Cells:
         numbers = [len(seeds) for seeds in self.seeds]
         return [Clusters(sums[i, :n], counts[i, :n], self.seeds[i]) for i, n in enumerate(numbers)]
 
+    def means(self, values: Floats) -> tuple[Floats, Floats]:
+        """A×K and A: the mean of each structure, and over structures, both over seeds; NaN without any value."""
+        defined = np.flatnonzero(~np.isnan(values))
+        shape = len(self.arms), self.shape[1], len(self.structures)
+        of = (part[defined] for part in (self.arm, self.replicate, self.structure))
+        place = np.ravel_multi_index(tuple(of), shape)
+        sums, counts = (np.bincount(place, weights, np.prod(shape)) for weights in (values[defined], None))
+        cells = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0).reshape(shape)
+        return mean_of_defined(cells, axis=1), mean_of_defined(mean_of_defined(cells, axis=2), axis=1)
+
     def count(self, chosen: NDArray[np.bool_]) -> Integers:
         """A×K: how many rows are chosen."""
         place = self.arm[chosen] * len(self.structures) + self.structure[chosen]
@@ -71,6 +82,24 @@ class Cells:
         seen = np.zeros((len(self.arms), int(of.max()) + 1, len(self.structures)), dtype=np.bool_)
         seen[self.arm[chosen], of[chosen], self.structure[chosen]] = True
         return seen
+
+    @cached_property
+    def rows_of(self) -> list[Integers]:
+        """Of each arm, which rows are its."""
+        order, ends = np.argsort(self.arm, kind="stable"), np.bincount(self.arm, minlength=len(self.arms)).cumsum()
+        return np.split(order, ends[:-1])
+
+    def restricted(self, arm: int, values: Floats, kept: NDArray[np.bool_]) -> Clusters:
+        """One arm's, of the values of the cases and structures that are kept, C×K."""
+        rows = self.rows_of[arm]
+        rows = rows[kept[self.case[rows], self.structure[rows]] & ~np.isnan(values[rows])]
+        shape = self.shape[1:]
+        place = np.ravel_multi_index((self.replicate[rows], self.unit_code[rows], self.structure[rows]), shape)
+        sums, counts = (
+            np.bincount(place, w, np.prod(shape)).reshape(shape) for w in (values[rows], np.ones(len(rows)))
+        )
+        number = len(self.seeds[arm])
+        return Clusters(sums[:number], counts[:number], self.seeds[arm])
 
     @cached_property
     def covered(self) -> NDArray[np.bool_]:
@@ -122,6 +151,15 @@ def split_frame(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     mixed = free.any() and not (free | ratio).all()
     chosen = {"": ~ratio & ~free if mixed else ~ratio, FREE: free & mixed, "ratio": ratio}
     return {name: frame if mask.all() else frame[mask] for name, mask in chosen.items() if mask.any()}
+
+
+def select_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows that a metric is about, with it as a column of that name; none where no row has it."""
+    parts, bare = split_frame(frame), metric.removeprefix(FREE)
+    for name in (FREE,) if metric.startswith(FREE) else ("", "ratio"):
+        if name in parts and bare in frame.columns and parts[name][bare].notna().any():
+            return parts[name].rename(columns={bare: metric})
+    return frame.iloc[:0].assign(**{metric: np.nan})
 
 
 def find_metrics(frame: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,20 @@ MEAN = "mean"  # the structure that is the mean over structures
 FREE = "prompt_free_"  # before a metric: of the rows without a prompt, where others have one
 LOWER = LOWER_IS_BETTER | {"vcdr_error"}
 DISTANCES = {"hd95", "assd"}  # in mm or pixels
+SHARES = {"dice", "iou", "nsd", "prompt_dice", "ece"}  # 0..1
 
 
 def is_higher_better(metric: str) -> bool:
     """Whether a larger value is the better one."""
     return metric.removeprefix(FREE) not in LOWER
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """Between which values a metric, and so its mean, must lie."""
+    name = metric.removeprefix(FREE)
+    if name in SHARES or name.startswith(("slice_", "rater")):
+        return 0.0, 1.0
+    return (0.0 if name in DISTANCES or name.endswith("_error") else -math.inf), math.inf
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,12 @@ class Board:
             p_wilcoxon, p_permutation: over patients. p_joint: for new patients and new seeds. *_holm: corrected within
             the structure. effect_dz, effect_rank: above 0 where a is the better one. share_better: of the patients, on
             whom a is better. verdict: of a, better, worse or undecided. more_seeds, more_patients: NaN where
-            decided or unknown, inf where no number would. sentence: all of it in words.
+            decided or unknown, inf where no number would. caution: whose training noise is not known. sentence: all
+            of it in words.
         letters: arms that share a letter are not told apart; empty where not all pairs were looked at.
         stability: arm, mean_rank, first (share of resamples in which it is best), rank_low, rank_high.
         cases: the rows of this setting, with the column arm.
-        name: the board in columns named `dataset`: its dataset, or its title where the dataset has several boards.
+        name: the board in columns named `dataset`: the title of its setting.
         headline: the structure that stands for all: "mean", or the one that the main metric is about.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medsam2.results.compare.cells import locate, read_values, split_frame
-from medsam2.results.compare.comparison import MEAN
+from medsam2.results.compare.comparison import MEAN, range_of
 from medsam2.results.compare.pairs import mean_of
 from medsam2.results.compare.scores import measure
 from medsam2.results.compare.view import PROMPTED, View, take
@@ -28,7 +28,8 @@ def draw_curves(views: Sequence[View], budgets: pd.DataFrame, metric: str, resam
             for level in np.unique(levels):
                 there = np.where(levels == level, values, np.nan)
                 patients = cells.present(cells.unit_code, ~np.isnan(there)).any(axis=2).sum(axis=1)
-                lines = pd.DataFrame({"arm": list(cells.arms), **measure(cells.clusters(there), resamples, seed)})
+                measured_at = measure(cells.clusters(there), range_of(measured), resamples, seed)
+                lines = pd.DataFrame({"arm": list(cells.arms), **measured_at})
                 lines["patients"] = patients if cells.unit == "patient" else np.minimum(patients, 1)
                 lines["seeds"] = [len(seeds) for seeds in cells.seeds]
                 about = {
@@ -80,7 +81,8 @@ def _count_clicks(frame: pd.DataFrame, view: View, target: float, resamples: int
     failed = np.isinf(needed)[key[first]]
     counted = np.where(failed, most[key[first]], needed[key[first]])
     counted = np.where(np.isnan(dice[first]), np.nan, counted)
-    lines = pd.DataFrame({"arm": list(cells.arms), **measure(cells.clusters(counted), resamples, seed)})
+    possible = float(levels.min()), float(levels.max())
+    lines = pd.DataFrame({"arm": list(cells.arms), **measure(cells.clusters(counted), possible, resamples, seed)})
     lost = cells.clusters(np.where(np.isnan(counted), np.nan, failed.astype(np.float64)))
     limits = np.zeros(len(cells.arms))
     np.maximum.at(limits, cells.arm, most[key[first]])

@@ -33,7 +33,9 @@ def permute_pairs(of_units: Floats, pairs: Integers, seed: int = 0) -> Floats:
         p = (_count(of_units, pairs, seed) + 1) / (FLIPS + 1)
     if of_units.shape[1] < LEAST:
         return p
-    rare = np.flatnonzero(p < FEW / FLIPS)
+    known = ~np.isnan(of_units)
+    units = (known[pairs[:, 0]] & known[pairs[:, 1]]).sum(axis=1)
+    rare = np.flatnonzero((p < FEW / FLIPS) & (units >= LEAST))
     step = max(1, AT_ONCE // of_units.shape[1])
     for start in range(0, len(rare), step):
         at = rare[start : start + step]
@@ -60,8 +62,9 @@ def _count(of_units: Floats, pairs: Integers, seed: int) -> Floats:
 def find_tails(d: Floats) -> Floats:
     """M: p of rows of M×P differences by the saddlepoint approximation; exact where all have one sign.
 
-    The flipped sum has the cumulant function Σ log cosh(t·d). At least 2 / 2^P, zeros not counted.
+    The flipped sum has the cumulant function Σ log cosh(t·d). At least 2 / 2^P, zeros and NaN not counted.
     """
+    d = np.nan_to_num(d)  # an entry that is left out changes no sum
     d = d / np.abs(d).max(axis=1, keepdims=True).clip(min=1e-300)
     seen, most = np.abs(d.sum(axis=1)), np.abs(d).sum(axis=1)
     least = 2.0 ** (1 - (d != 0).sum(axis=1))
@@ -70,9 +73,10 @@ def find_tails(d: Floats) -> Floats:
     d, seen = d[inside], seen[inside]
     t = _solve(d, seen)
     x = t[:, None] * d
-    log_cosh = np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2)
+    decay = np.exp(-2 * np.abs(x))  # cosh x = exp(|x|) · (1 + decay) / 2
+    log_cosh = np.abs(x) + np.log1p(decay) - np.log(2)
     root = np.sqrt(2 * (t * seen - log_cosh.sum(axis=1)))
-    slope = t * np.sqrt((d**2 / np.cosh(np.minimum(np.abs(x), 300)) ** 2).sum(axis=1))
+    slope = t * np.sqrt((d**2 * 4 * decay / (1 + decay) ** 2).sum(axis=1))
     tail = 2 * ndtr(-(root + np.log(slope / root) / root))  # Barndorff-Nielsen's form of the formula
     p[inside] = tail + least[inside]  # a step of the distribution: errs on the safe side
     return np.minimum(p, 1)

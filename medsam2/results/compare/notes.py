@@ -29,6 +29,18 @@ def about_board(part: Part, scores: pd.DataFrame, metric: str) -> list[str]:
     return notes
 
 
+def about_training(runs: pd.DataFrame) -> list[str]:
+    """On arms whose training changed nothing."""
+    trained = runs[runs["task"] == "train"]
+    kept = (trained["best_epoch"] == 0).groupby(trained["arm"], sort=False).agg(["sum", "size"])
+    return [
+        f"{kept_as} of {number} run{'s' * (number > 1)} of {arm} kept the network as it came (best epoch 0): "
+        "training did not improve the validation score"
+        for arm, kept_as, number in kept.itertuples()
+        if kept_as
+    ]
+
+
 def about_pairs(part: Part, order: list[int], baseline: str | None, asked: str | None) -> list[str]:
     """On which pairs were looked at, and what so few cases cannot show."""
     notes, arms = [], len(order)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-AGAIN = 1_000_000  # between the replicates of runs that have arm, seed and fold in common
-
 
 def find_replicates(runs: pd.DataFrame, labels: pd.Series[str]) -> tuple[pd.DataFrame, list[str]]:
     """The runs of a setting with the columns arm and replicate, less those of incomplete seeds, and notes on both.
@@ -15,13 +13,8 @@ def find_replicates(runs: pd.DataFrame, labels: pd.Series[str]) -> tuple[pd.Data
         arm=labels.loc[runs.index].astype(object), fold=runs["fold"].astype(object).where(runs["fold"].notna(), None)
     )
     runs = runs.sort_values(["arm", "seed", "begun"], kind="stable")
-    again = runs.groupby(["arm", "seed", "fold"], dropna=False).cumcount()
-    runs = runs.assign(replicate=runs["seed"].astype("int64") + again * AGAIN)
-    notes = [
-        f"{arm}: {len(group)} further runs of a seed that it has already ({', '.join(group.index)}); "
-        "they differ in nothing that is compared, and count as seeds of their own"
-        for arm, group in runs[again > 0].groupby("arm", sort=False)
-    ]
+    runs = runs.assign(replicate=runs["seed"].astype("int64"))
+    notes: list[str] = []
     gone: list[str] = []
     for arm, group in runs.groupby("arm", sort=False):
         if group["fold"].notna().any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medsam2.results.compare.cells import Cells, Floats, read_values
-from medsam2.results.compare.comparison import MEAN, is_higher_better
-from medsam2.results.compare.pairs import mean_of
+from medsam2.results.compare.comparison import MEAN, is_higher_better, range_of
+from medsam2.results.compare.pairs import spread_of_defined
 from medsam2.results.compare.threads import side_by_side
 from medsam2.results.compare.view import Part, View, pick
 from medsam2.results.statistics import Clusters, Draws
+from medsam2.results.statistics.clusters import mean_of_defined, seed_means, stack
 
 COLUMNS = (
     "arm", "structure", "metric", "mean", "sd", "low", "high", "runs", "seeds", "folds", "patients", "cases", "rows",
@@ -34,37 +36,43 @@ def score(view: View, main: str, resamples: int, seed: int) -> pd.DataFrame:
 
 def _score_part(part: Part, runs: pd.DataFrame, resamples: int, seed: int) -> Iterator[pd.DataFrame]:
     counts = _count_sizes(part)
-    ceilings = part.clusters("rater_ceiling")
+    ceilings = part.cells.means(part.values("rater_ceiling"))
     about = runs.groupby("arm", sort=False).agg(runs=("replicate", "size"), folds=("fold", "nunique"))
     about = about.assign(seeds=runs.groupby("arm", sort=False)["replicate"].nunique()).loc[list(part.cells.arms)]
     for metric in part.metrics:
         values = part.values(metric)
         clusters, numbers = part.cells.clusters(values), _count_values(part.cells, values) | counts
-        earlier = part.before and part.before[1].clusters(read_values(part.before[0], metric))
+        earlier = part.before and part.before[1].means(read_values(part.before[0], metric))
         chosen = [pick(clusters, part.cells.structures, structure) for structure in part.structures]
-        measured = side_by_side(lambda arms: measure(arms, resamples, seed), chosen)
+        measured = side_by_side(partial(measure, limits=range_of(metric), resamples=resamples, seed=seed), chosen)
         for structure, lines in zip(part.structures, measured, strict=True):
             k = None if structure == MEAN else part.cells.structures.index(structure)
             lines |= {key: _at(number, k) for key, number in numbers.items()}
-            lines["zero_shot"] = _look_up(part.before, earlier, structure, part.cells.arms)
-            ceiling = pick(ceilings, part.cells.structures, structure) if metric in OF_RATERS else []
-            lines["ceiling"] = [mean_of(arm) for arm in ceiling] or np.nan
+            lines["zero_shot"] = _look_up(part.before, earlier, structure)
+            lines["ceiling"] = _at(ceilings, k) if metric in OF_RATERS else np.nan
             block = pd.DataFrame({"arm": list(part.cells.arms), **lines, **about.reset_index(drop=True)})
             block = block.assign(structure=structure, metric=part.prefix + metric)
             yield block.sort_values("mean", ascending=not is_higher_better(metric), kind="stable")
 
 
-def measure(arms: Sequence[Clusters], resamples: int, seed: int) -> dict[str, Any]:
-    """Mean, standard deviation over seeds, and interval of each arm; NaN where nothing is defined."""
+def measure(arms: Sequence[Clusters], limits: tuple[float, float], resamples: int, seed: int) -> dict[str, Any]:
+    """Mean, standard deviation over seeds, and interval of each arm; NaN where nothing is defined.
+
+    The truth lies between `limits`, and so do the intervals.
+    """
     there = [i for i, arm in enumerate(arms) if (arm.counts > 0).any()]
     bounds = np.full((len(arms), 2), np.nan)
     if there and _are_alike(arms):  # what a prompt alone would score, for instance
         bounds[:] = Draws(arms[:1], resamples, seed).intervals()
     elif there:
         bounds[there] = Draws([arms[i] for i in there], resamples, seed).intervals()
-    seeds = [one[~np.isnan(one)] for one in (arm.seed_means() for arm in arms)]
-    spread = [float(one.std(ddof=1)) if len(one) > 1 else np.nan for one in seeds]
-    return {"mean": [mean_of(arm) for arm in arms], "sd": spread, "low": bounds[:, 0], "high": bounds[:, 1]}
+    bounds, seeds = bounds.clip(*limits), seed_means(*stack(arms))
+    return {
+        "mean": mean_of_defined(seeds, axis=1),
+        "sd": spread_of_defined(seeds),
+        "low": bounds[:, 0],
+        "high": bounds[:, 1],
+    }
 
 
 def _are_alike(arms: Sequence[Clusters]) -> bool:
@@ -109,13 +117,9 @@ def _at(numbers: tuple[NDArray[Any], NDArray[Any]], structure: int | None) -> ND
 
 
 def _look_up(
-    before: tuple[pd.DataFrame, Cells] | None,
-    clusters: list[Clusters] | None,
-    structure: str,
-    arms: tuple[str, ...],
-) -> list[float]:
-    """The means of each arm before training, NaN where there was no such score."""
-    if before is None or clusters is None or structure not in (MEAN, *before[1].structures):
-        return [np.nan] * len(arms)
-    chosen = pick(clusters, before[1].structures, structure)
-    return [mean_of(arm) for arm in chosen]
+    before: tuple[pd.DataFrame, Cells] | None, means: tuple[Floats, Floats] | None, structure: str
+) -> Floats | float:
+    """The means of the arms before training, NaN where there was no such score."""
+    if before is None or means is None or structure not in (MEAN, *before[1].structures):
+        return np.nan
+    return _at(means, None if structure == MEAN else before[1].structures.index(structure))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from medsam2.results.compare.comparison import DISTANCES, FREE, MEAN, is_higher_better
@@ -18,6 +20,7 @@ class Finding(NamedTuple):
         family: over how many pairs the p-values are corrected.
         unit: "patient" or "case" (all of one patient); `units` says how many both were tested on.
         size_unit: of distances: mm or pixels.
+        tied: every unit has the same score of both. caution: of `warn_of_seeds`.
     """
 
     a: str
@@ -39,6 +42,18 @@ class Finding(NamedTuple):
     more_seeds: float
     more_patients: float
     size_unit: str = ""
+    tied: bool = False
+    caution: str = ""
+
+
+def warn_of_seeds(a: str, b: str, seeds_of_a: Sequence[int], seeds_of_b: Sequence[int]) -> str:
+    """Whose training noise is not known; "" where both arms have several seeds."""
+    if min(len(seeds_of_a), len(seeds_of_b)) > 1:
+        return ""
+    if len(seeds_of_a) != len(seeds_of_b):
+        return f"one seed of {a if len(seeds_of_a) == 1 else b}: its training noise is not known"
+    differ = "" if seeds_of_a == seeds_of_b else f", and seeds {seeds_of_a[0]} and {seeds_of_b[0]} differ"
+    return f"one seed each{differ}: training noise is not known"
 
 
 def write(found: Finding) -> str:
@@ -47,27 +62,33 @@ def write(found: Finding) -> str:
     if math.isnan(found.difference):
         return f"nothing to compare: {found.a} and {found.b} have no {found.metric} on the same cases of {found.where}."
     if found.units < 2:
-        one = f"one {found.unit}: {found.a} and {found.b} differ by {_signed(found)} in {about}"
+        one = f"one {found.unit}: {found.a} and {found.b} differ by {_signed(found, _digits(found))} in {about}"
         return f"{one}; one {found.unit} decides nothing."
+    if found.tied:
+        counts = f"{_count(found.units, found.unit)}, {_seeds(found.seeds)}"
+        return (
+            f"{found.a} and {_of_b(found)} score the same in every {found.unit}: {about} ({counts}).{_caution(found)}"
+        )
+    digits = _digits(found)
+    signed, evidence = _signed(found, digits), _evidence(found, digits)
     within = "" if found.unit == "patient" else "within one patient, "
     if found.verdict == "undecided":
-        text = f"undecided: {within}{found.a} and {found.b} differ by {_signed(found)} in {about} ({_evidence(found)})"
+        text = f"undecided: {within}{found.a} and {_of_b(found)} differ by {signed} in {about} ({evidence})"
         return f"{text}{_what_would_decide(found)}{_caution(found)}"
     return (
-        f"{within}{found.a} is {found.verdict} than {found.b} in {about}: "
-        f"{_signed(found)} ({_evidence(found)}).{_caution(found)}"
+        f"{within}{found.a} is {found.verdict} than {_of_b(found)} in {about}: {signed} ({evidence}).{_caution(found)}"
     )
 
 
+@cache
 def needed_units(family: int) -> int:
     """With fewer units no sign-flip test reaches 5 % after correction: the smallest p of n is 2^(1 - n)."""
     return math.floor(1 + math.log2(family / ALPHA)) + 1
 
 
-def _evidence(found: Finding) -> str:
+def _evidence(found: Finding, digits: int) -> str:
     parts = [] if is_higher_better(found.metric) else ["lower is better"]
     if not math.isnan(found.low):
-        digits = _digits(found)
         parts.append(f"95 % interval {_number(found.low, digits)} to {_number(found.high, digits)}")
     parts.append(f"{_count(found.units, found.unit)}, {_seeds(found.seeds)}")
     if not math.isnan(found.p_permutation):
@@ -95,15 +116,11 @@ def _what_would_decide(found: Finding) -> str:
 
 
 def _caution(found: Finding) -> str:
-    cautions = []
-    if found.unit != "patient":
-        cautions.append("One patient: this says nothing about others.")
-    if found.seeds == (1, 1):
-        cautions.append("One seed each: this is about these weights, training noise is not in it.")
-    elif 1 in found.seeds:
-        single = found.a if found.seeds[0] == 1 else found.b
-        cautions.append(f"One seed of {single}: its training noise is not in it.")
-    return "".join(f" {text}" for text in cautions)
+    return "" if found.unit == "patient" else " One patient: this says nothing about others."
+
+
+def _of_b(found: Finding) -> str:
+    return f"{found.b} ({found.caution})" if found.caution else found.b
 
 
 def _seeds(seeds: tuple[int, int]) -> str:
@@ -111,6 +128,7 @@ def _seeds(seeds: tuple[int, int]) -> str:
     return f"{_count(a, 'seed')} each" if a == b else f"{a} and {b} seeds"
 
 
+@cache
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
@@ -122,9 +140,9 @@ def _p(p: float, before: str = "p = ") -> str:
     return f"{before}{p:.{digits}f}"
 
 
-def _signed(found: Finding) -> str:
+def _signed(found: Finding, digits: int) -> str:
     unit = f" {found.size_unit}" if found.size_unit and found.metric.removeprefix(FREE) in DISTANCES else ""
-    return f"{_number(found.difference, _digits(found), '+')}{unit}"
+    return f"{_number(found.difference, digits, '+')}{unit}"
 
 
 def _digits(found: Finding) -> int:

@@ -89,7 +89,7 @@ class View:
         """The setting in a sentence: `refuge (box)`."""
         key, title = self.setting.key, self.setting.title
         origin = key.get("trained_on", "here")
-        texts = [key["budget"], "" if origin == "here" else f"trained on {origin}"]
+        texts = [self.setting.budget or key["budget"], "" if origin == "here" else f"trained on {origin}"]
         more = [text for text in texts if text and text not in title]
         return f"{title} ({'; '.join(more)})" if more else title
 

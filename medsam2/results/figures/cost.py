@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from medsam2.results.figures.labels import many, say_best
-from medsam2.results.figures.layout import fold_names, make_axes
+from medsam2.results.figures.layout import fold_names, make_axes, name_scores
 from medsam2.results.figures.style import (
     GREY,
     INK,
@@ -76,7 +76,7 @@ def cost(
             axes, row.cost, (row.mean, row.low, row.high), looks.get(row.arm, OTHER) if row.arm in named else None
         )
     tick_scores(axes.yaxis, metric, axes.get_ylim())
-    axes.set_ylabel(name_metric(metric, unit))
+    name_scores(axes, name_metric(metric, unit))
     axes.grid(axis="y")
     draw_ceiling(axes, ceiling, "y")
     _list_names(axes, ["\n".join(block) for block in blocks], [looks.get(arm, OTHER) for arm in named])

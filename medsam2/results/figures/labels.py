@@ -9,7 +9,7 @@ from functools import lru_cache
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from medsam2.results.figures.style import INCH, SIZE, SMALL
+from medsam2.results.figures.style import INCH, SIZE
 
 MOST_LINES = 4
 
@@ -94,11 +94,6 @@ def _cut(text: str, width: float, size: float) -> str:
 
 def _without_middle(text: str, kept: int) -> str:
     return text[: (kept + 1) // 2].rstrip() + "…" + text[len(text) - kept // 2 :].lstrip()
-
-
-def wrap(text: str, width: float, size: float = SMALL) -> list[str]:
-    """The lines of a sentence in `width` mm."""
-    return fold(text, width, size)
 
 
 def many(count: float, what: str) -> str:

@@ -166,6 +166,19 @@ def spread(wanted: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
     return np.maximum(np.minimum(places, 1 - steps), steps[::-1])
 
 
+def name_scores(axes: Axes, name: str) -> None:
+    """Names the upright axis, whose ticks stand; its left edge moves to the right where they need more room."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    lines = fold(name, size_of(axes)[1])
+    axes.set_ylabel("\n".join(lines))
+    ticks = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+    need = EDGE + LINE * len(lines) + widest([ticks], SMALL) + 4.0  # and the ticks with what stands between
+    box = axes.get_position()
+    left = max(box.x0, need / (figure.get_figwidth() * INCH))
+    axes.set_position((left, box.y0, box.x1 - left, box.height))
+
+
 def size_of(axes: Axes) -> tuple[float, float]:
     """Width and height of the axes in mm."""
     figure = axes.get_figure(root=True)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from medsam2.results.figures.labels import many, say_best
-from medsam2.results.figures.layout import fold_names, make_axes, name_ends
+from medsam2.results.figures.labels import fold, many, say_best, widest
+from medsam2.results.figures.layout import LINE, fold_names, make_axes, name_ends, name_scores, size_of
 from medsam2.results.figures.style import (
     GREY,
     OTHER,
+    SMALL,
     WIDE,
     Looks,
     check_rows,
@@ -26,7 +27,7 @@ from medsam2.results.figures.style import (
 )
 
 MOST_NAMED = 8  # lines with a name and a colour; others are grey
-HEIGHT = 62.0  # mm
+HEIGHT, LEFT = 62.0, 13.0  # mm
 AXES = {
     "clicks": "clicks",
     "jitter": "jitter of the box, in % of its sides",
@@ -104,14 +105,17 @@ def _draw(
     ends = _best(lines, higher_is_better)
     blocks, room = fold_names(list(ends), width)
     note, label = _say_grey(len(ends), len(lines)), _describe(lines, axis, name)
-    figure, axes = make_axes(width, HEIGHT, (13.0, room, 3.5, 10.0), note=note, label=label)
+    below = fold(AXES.get(axis, axis), width - LEFT - room)
+    margins = LEFT, room, 3.5, 10.0 + LINE * (len(below) - 1)
+    figure, axes = make_axes(width, HEIGHT, margins, note=note, label=label)
     values = [ceiling, *(v for column in ("mean", "low", "high") if column in rows for v in rows[column])]
     axes.set_ylim(limit_scores(values, metric))
     for arm in sorted(lines, key=lambda arm: arm in ends):  # the grey ones lie below
         _draw_line(axes, arm, lines[arm], looks, arm in ends)
-    _finish(axes, axis, sorted(set(rows["x"])), everything)
     tick_scores(axes.yaxis, metric, axes.get_ylim())
-    axes.set_ylabel(name)
+    name_scores(axes, name)
+    axes.set_xlabel("\n".join(below))
+    _finish(axes, axis, sorted(set(rows["x"])), everything)
     draw_ceiling(axes, ceiling, "y", "right" if axis == "jitter" else "left")  # where the curves are low
     colours = [looks.get(arm, OTHER).colour for arm in ends]
     name_ends(axes, list(ends.values()), blocks, colours)
@@ -149,15 +153,23 @@ def _finish(axes: Axes, axis: str, levels: Sequence[float], everything: float) -
     air = 0.03 * (levels[-1] - levels[0]) or 0.5
     axes.set_xlim(levels[0] - air, levels[-1] + air)
     axes.grid(axis="y")
-    axes.set_xlabel(AXES.get(axis, axis))
-    if len(levels) <= 12:
-        axes.set_xticks(levels)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=axis not in PERCENT))
-    if axis in PERCENT:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "all" if value == everything else f"{value:g}"))
+    says = _say_percent if axis in PERCENT else lambda value: "all" if value == everything else f"{value:g}"
+    step = widest([[says(level) for level in levels]], SMALL) + 1.5  # mm from one number to the next
+    axes.set_xticks(_thin(levels, step * (levels[-1] - levels[0] + 2 * air) / size_of(axes)[0]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: says(value)))
+
+
+def _say_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _thin(levels: Sequence[float], gap: float) -> list[float]:
+    """The levels from the first on that are no nearer to each other than `gap`."""
+    kept = [levels[0]]
+    for level in levels[1:]:
+        if level - kept[-1] >= gap:
+            kept.append(level)
+    return kept
 
 
 def _say_grey(named: int, there: int) -> str:

@@ -67,14 +67,21 @@ def _draw_cells(axes: Axes, shown: pd.DataFrame, higher_is_better: bool) -> None
             continue
         share = 0.5 if low == high else (value - low) / (high - low)
         red, green, blue, _ = colormaps[MAP](float(share if higher_is_better else 1 - share))
-        axes.add_patch(_cell(i, j, facecolor=to_hex((red, green, blue)), lw=0, label="cell"))
+        own = is_own(shown.index[i][1], shown.columns[j])
+        axes.add_patch(_cell(i, j, 0.03 * own, facecolor=to_hex((red, green, blue)), lw=0, label="cell"))
         axes.text(j, i, f"{value:.3f}", color=choose_ink((red, green, blue)), **text)
-        if shown.index[i][1] == shown.columns[j]:
+        if own:
             axes.add_patch(_cell(i, j, fill=False, edgecolor=INK, lw=1.4, label="own"))
 
 
-def _cell(i: int, j: int, **look: Any) -> Rectangle:
-    return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, **look)
+def is_own(trained: object, tested: object) -> bool:
+    """Whether a column is about the dataset of training: by its name, or by `name, which prompts (2)`."""
+    return f"{tested},".startswith(f"{trained},")
+
+
+def _cell(i: int, j: int, inset: float = 0.0, **look: Any) -> Rectangle:
+    """Smaller by `inset` on the sides and three times that above and below, which is about as many mm."""
+    return Rectangle((j - 0.48 + inset, i - 0.46 + 3 * inset), 0.96 - 2 * inset, 0.92 - 6 * inset, **look)
 
 
 def choose_ink(colour: tuple[float, float, float]) -> str:
@@ -85,7 +92,7 @@ def choose_ink(colour: tuple[float, float, float]) -> str:
 
 
 def _explain(shown: pd.DataFrame, name: str) -> str:
-    own = any(trained in shown.columns for _, trained in shown.index)
+    own = any(is_own(trained, tested) for _, trained in shown.index for tested in shown.columns)
     framed = " Framed: trained and tested on the same dataset." if own else ""
     return f"{name}; lighter is better. Rows: arm ← what it was trained on. Columns: what it was tested on.{framed}"
 

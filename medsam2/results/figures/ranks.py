@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medsam2.results.figures.labels import fold_all, many, say_best, widest
-from medsam2.results.figures.layout import LINE, make_axes, size_of
+from medsam2.results.figures.labels import fold, fold_all, many, say_best, widest
+from medsam2.results.figures.layout import EDGE, LINE, SMALL_LINE, make_axes, size_of
 from medsam2.results.figures.style import FAINT, INK, OTHER, SIZE, SMALL, WIDE, Looks, check_rows, styled
 
 STEP = 1.7  # mm between two bars of cliques
 ELBOW = 9.0  # mm from the ends of the axis out to the names
+ABOVE = 10.5  # mm from the axis up to the critical difference, over the ticks and "better"
 HIGHEST = 215.0  # mm of names below each other
 
 
@@ -42,8 +43,10 @@ def critical_difference(
     gap = STEP * (len(bars) + 1) + 1.0  # mm from the axis down to the first name
     height, side = gap + line * right, widest(blocks) + 3
     note = " ".join(part for part in (_say_datasets(datasets), say_best(len(shown), len(ranks))) if part)
-    figure, axes = make_axes(width, height, (side, side, 14.0, 1.0), note=note, label=_describe(shown, distance))
-    _draw_axis(axes, len(ranks), distance)
+    said = fold(_say_distance(distance, max(len(ranks) - 1, 1)), width - side - ELBOW - EDGE, SMALL)
+    margins = side, side, ABOVE + SMALL_LINE * len(said) + 2.5, 1.0
+    figure, axes = make_axes(width, height, margins, note=note, label=_describe(shown, distance))
+    _draw_axis(axes, len(ranks), distance, "\n".join(said))
     for i, (arm, block) in enumerate(zip(shown.index, blocks, strict=True)):
         below = gap + line * (i if i < right else len(shown) - 1 - i) + line / 2
         _draw_arm(axes, float(shown[arm]), height - below, block, i < right, looks.get(str(arm), OTHER).colour)
@@ -64,7 +67,7 @@ def _fit(ranks: pd.Series[float], room: float) -> tuple[pd.Series[float], list[l
     return shown, blocks, line
 
 
-def _draw_axis(axes: Axes, count: int, distance: float) -> None:
+def _draw_axis(axes: Axes, count: int, distance: float, said: str) -> None:
     """Ranks on top, growing to the left, and the critical difference to scale."""
     width, height = size_of(axes)
     span = max(count - 1, 1)
@@ -81,18 +84,21 @@ def _draw_axis(axes: Axes, count: int, distance: float) -> None:
     axes.annotate("better →", (1, height), xytext=(0, 17), textcoords="offset points", ha="right", va="bottom",
                   fontsize=SMALL, alpha=FAINT)  # fmt: skip
     if np.isfinite(distance):
-        _draw_distance(axes, 1.0 + span, height + 8, distance, span)
+        _draw_distance(axes, 1.0 + span, height + ABOVE, distance, span, said)
 
 
-def _draw_distance(axes: Axes, start: float, y: float, distance: float, span: int) -> None:
+def _say_distance(distance: float, span: int) -> str:
+    return f"critical difference {distance:.2f}" + (", more than there are ranks" if distance > span else "")
+
+
+def _draw_distance(axes: Axes, start: float, y: float, distance: float, span: int, said: str) -> None:
     """From the left end of the axis, as far as the figure goes."""
     far = distance > span
-    text = f"critical difference {distance:.2f}" + (", more than there are ranks" if far else "")
     ends = [start, start - min(distance, span)]
     axes.plot(ends, [y, y], color=INK, lw=1.1, marker="|", markersize=5, markevery=[0] if far else None, clip_on=False,
               label="distance")  # fmt: skip
     axes.annotate(
-        text, (start, y), xytext=(0, 4), textcoords="offset points", ha="left", va="bottom", fontsize=SMALL,
+        said, (start, y), xytext=(0, 4), textcoords="offset points", ha="left", va="bottom", fontsize=SMALL,
         annotation_clip=False,
     )  # fmt: skip
 

@@ -64,8 +64,10 @@ def side_by_side(
         for rank, case in choose(means, higher_is_better):
             shots, without = _collect(part[part["case_id"] == case], arms, metric, looks, open_)
             if shots:
-                head = _introduce(str(structure), rank, case, len(means), _say(float(means[case]), metric))
-                caption, alt = f"{head} {_say_left_out(shots, without, arms)}", _describe(str(structure), case, shots)
+                mean = f"mean {name_metric(metric)} over arms and seeds {_say(float(means[case]), metric)}"
+                head = _introduce(str(structure), rank, case, len(means), mean)
+                caption = f"{head} {_say_left_out(shots, without, arms)}"
+                alt = _describe(str(structure), case, name_metric(metric), shots)
                 pictures.append(Picture(str(structure), rank, case, caption, alt, draw_cards(shots)))
     return pictures
 
@@ -109,14 +111,14 @@ def _open(row: Any, metric: str, colour: str, open_: Open) -> Shot | None:
         gallery = open_(Path(str(row.folder)) / "pictures" / "test" / "gallery.npz")
         of = row.case_id, row.structure
         masks = gallery.label(*of), gallery.prediction(*of)
-        return Shot(row.arm, colour, f"{name_metric(metric)} {_say(row.value, metric)}", gallery.image(*of), *masks)
+        return Shot(row.arm, colour, f"seed {row.seed:g}: {_say(row.value, metric)}", gallery.image(*of), *masks)
     except (OSError, ValueError):
         return None
 
 
 def _introduce(structure: str, rank: str, case: str, count: int, mean: str) -> str:
     first = "The only case" if count == 1 else f"{rank.capitalize()} of {count} cases"
-    return f"{first}: {_words(structure)}, case {case}, mean over arms {mean}."
+    return f"{first}: {_words(structure)}, case {case}, {mean}."
 
 
 def _say_left_out(shots: Sequence[Shot], without: Sequence[str], arms: Sequence[str]) -> str:
@@ -129,9 +131,10 @@ def _say_left_out(shots: Sequence[Shot], without: Sequence[str], arms: Sequence[
     return " ".join(parts)
 
 
-def _describe(structure: str, case: str, shots: Sequence[Shot]) -> str:
+def _describe(structure: str, case: str, metric: str, shots: Sequence[Shot]) -> str:
     scores = ", ".join(f"{shot.arm} ({shot.score})" for shot in shots)
-    return f"{_words(structure)} of case {case}: the image with the label's outline, then the predictions of {scores}."
+    seen = f"{_words(structure)} of case {case}: the image with the label's outline, then the predictions, with their"
+    return f"{seen} {metric}, of {scores}."
 
 
 def _say(value: float, metric: str) -> str:

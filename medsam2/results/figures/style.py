@@ -44,6 +44,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.facecolor": "none",
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # every tick says its own value
     "axes.grid": False,
     "grid.color": INK,
     "grid.alpha": GRID,

@@ -111,8 +111,10 @@ def headline(comparison: Comparison, board: Board) -> str:
     score = f"{name_metric(board, comparison.metric)}: {show(float(best['mean']))} ({_support(best)})"
     if len(rows) == 1:
         return f"{best['arm']} in {score}. There is no other arm to compare it with."
-    words = f"{best['arm']} has the {'highest' if comparison.higher_is_better else 'lowest'} {score}."
-    return " ".join([words, *_told_apart(str(best["arm"]), board)])
+    leaders = [str(arm) for arm in rows.loc[rows["mean"] == best["mean"], "arm"]]
+    most = "highest" if comparison.higher_is_better else "lowest"
+    said = f"{leaders[0]} has" if len(leaders) == 1 else f"{' and '.join(leaders)} share"
+    return " ".join([f"{said} the {most} {score}.", *_told_apart(leaders, board)])
 
 
 def _support(row: pd.Series) -> str:
@@ -121,14 +123,27 @@ def _support(row: pd.Series) -> str:
     return "; ".join([*there, counts])
 
 
-def _told_apart(best: str, board: Board) -> list[str]:
-    pairs = board.pairs
-    if pairs.empty:
+def _told_apart(leaders: list[str], board: Board) -> list[str]:
+    """From which others all leaders are told apart, and from which one of them is not."""
+    if board.pairs.empty:
         return []
-    pairs = pairs[pairs["structure"] == board.headline]
-    won = [str(b) for b in pairs.loc[(pairs["a"] == best) & (pairs["verdict"] == "better"), "b"]]
-    won += [str(a) for a in pairs.loc[(pairs["b"] == best) & (pairs["verdict"] == "worse"), "a"]]
-    level = pairs[((pairs["a"] == best) | (pairs["b"] == best)) & (pairs["verdict"] == "undecided")]
-    open_ = [str(b if a == best else a) for a, b in zip(level["a"], level["b"], strict=True)]
-    said = [f"It is better than {listing(won, 6)}."] if won else []
-    return said + ([f"It is not told apart from {listing(open_, 6)}."] if open_ else [])
+    pairs = board.pairs[board.pairs["structure"] == board.headline]
+    won: dict[str, list[str]] = {}  # by the other arm, what is to be borne in mind
+    level: dict[str, list[str]] = {}
+    for a, b, verdict, caution in pairs[["a", "b", "verdict", "caution"]].itertuples(index=False):
+        if (a in leaders) == (b in leaders):
+            continue
+        other = b if a in leaders else a
+        if verdict == "undecided":
+            level.setdefault(other, []).append("")
+        elif (verdict == "better") == (a in leaders):
+            won.setdefault(other, []).append(caution)
+    one = len(leaders) == 1
+    by_caution: dict[str, list[str]] = {}
+    for arm, cautions in won.items():
+        if len(cautions) == len(leaders):
+            by_caution.setdefault(next(filter(None, cautions), ""), []).append(arm)
+    better = [listing(arms, 6) + (f" ({caution})" if caution else "") for caution, arms in by_caution.items()]
+    told = [f"{'It is' if one else 'They are'} better than {', and than '.join(better)}."] if better else []
+    open_ = f"{'It is not' if one else 'They are not all'} told apart from {listing(level, 6)}."
+    return [*told, open_] if level else told

@@ -41,7 +41,7 @@ def score_columns(heading: str) -> list[Column]:
         text("letters", "group", SHARED),
         *COUNTS,
         one("zero_shot", "zero-shot", title="the model as it came, before training", why="no such score is stored"),
-        one("ceiling", "raters’ ceiling", title="what raters score against each other", why="fewer than two raters"),
+        one("ceiling", "raters' ceiling", title="what raters score against each other", why="fewer than two raters"),
     ]
 
 
@@ -115,20 +115,23 @@ def pair_columns(metric: str) -> list[Column]:
         interval(kind="difference"),
         text("verdict", "a is"),
         *(one(f"{key}_holm", f"{name}, Holm", "p", f"{title}, adjusted", "no test") for key, name, title in TESTS),
-        *(one(key, name, "p", title, "no test", spare=True) for key, name, title in TESTS),
         one("effect_dz", "d_z", "effect", "mean difference / its standard deviation", "no spread between patients"),
         one("effect_rank", "rank-biserial", "effect", "signed ranks in favour of a − against it", "no differences"),
         one("share_better", "a better in", "share", "share of patients in which a scores better"),
         one("more_seeds", "more seeds", "need", "further seeds that would decide it (power 0.8)", decided),
         one("more_patients", "more patients", "need", "further patients that would decide it (power 0.8)", decided),
-        one("patients", "patients", "count", spare=True),
-        one("cases", "cases", "count", spare=True),
-        one("seeds", "seeds", "count", spare=True),
     ]
 
 
+def detail_columns(pairs: pd.DataFrame) -> list[Column]:
+    """What stands behind each pair; p before adjustment where it is another than after, as it is of several pairs."""
+    changed = any(not pairs[f"{key}_holm"].equals(pairs[key]) for key, _, _ in TESTS if key in pairs)
+    raw = [one(key, name, "p", f"{title}, not adjusted", "no test") for key, name, title in TESTS if changed]
+    return [*raw, *(one(key, key, "count") for key in ("patients", "cases", "seeds"))]
+
+
 def pair_sheets(comparison: Comparison, number: int) -> list[Sheet]:
-    """The paired differences of a board: of the mean, and of each structure."""
+    """The paired differences of a board: of the mean, of each structure, and what stands behind them all."""
     board, metric = comparison.boards[number], comparison.metric
     if board.pairs.empty:
         return []
@@ -145,7 +148,10 @@ def pair_sheets(comparison: Comparison, number: int) -> list[Sheet]:
             inner, f"structure-pairs-{number}", f"{caption} per structure", inside, about, 3, MOST_PAIRS, of=of
         )
         sheets.append(Sheet(grid, inner))
-    return sheets
+    every = [text("structure", "structure"), *named, *filled(board.pairs, detail_columns(board.pairs))]
+    caption = f"What the differences in {metric} rest on"
+    grid = build(_smallest_p(board.pairs), f"pairs-all-{number}", caption, every, about, 3, MOST_ROWS, of=of)
+    return [*sheets, Sheet(grid, board.pairs)]
 
 
 def _smallest_p(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from medsam2.files import write_atomic
 from medsam2.results import figures
-from medsam2.results.compare.comparison import Board, Comparison
+from medsam2.results.compare.cells import select_rows
+from medsam2.results.compare.comparison import MEAN, Board, Comparison, is_higher_better
 from medsam2.results.figures import Looks
 from medsam2.results.report.blocks import Drawing, to_data_uri
 from medsam2.results.report.words import unit_of
@@ -48,9 +49,10 @@ def photograph(made: Comparison, looks: Looks, folder: Path) -> Iterator[tuple[s
     """The worst, median and best cases side by side, of the runs that kept pictures; saved as PNG."""
     for number, board in enumerate(made.boards):
         arms = list(dict.fromkeys(_scored(made, board)["arm"]))
-        if not arms or made.metric not in board.cases:
+        if not arms:
             continue
-        pictures = figures.side_by_side(board.cases, made.study.runs, made.metric, arms, looks, made.higher_is_better)
+        cases = select_rows(board.cases, made.metric)
+        pictures = figures.side_by_side(cases, made.study.runs, made.metric, arms, looks, made.higher_is_better)
         for picture in pictures:
             name = re.sub(r"[^\w-]+", "-", f"case-{number}-{picture.structure}-{picture.rank}")
             path = folder / "figures" / f"{name}.png"
@@ -68,7 +70,8 @@ def _enlarge(svg: str) -> str:
 def _draw_board(made: Comparison, number: int, board: Board, looks: Looks) -> Iterator[Drawn]:
     metric, place, unit = made.metric, f"board-{number}", unit_of(board, made.metric)
     if len(_scored(made, board)):
-        figure = figures.box_plot(board.cases, board.scores, metric, board.headline, looks, unit)
+        cases = select_rows(board.cases, metric)
+        figure = figures.box_plot(cases, board.scores, metric, board.headline, looks, unit)
         yield place, f"boxes-{number}", f"{metric} of every case, with the mean and its 95 % interval.", figure
     if len(_rows(board.pairs, structure=board.headline)):
         figure = figures.forest(board.pairs, board.headline, made.higher_is_better, unit)
@@ -91,8 +94,8 @@ def _draw_calibration(made: Comparison, number: int, board: Board, looks: Looks)
             yield "calibration", f"reliability-{kind}-{number}", f"Reliability of {name}, {title}.", figure
     if len(_rows(made.rejection, dataset=board.name)):
         figure = figures.rejection(
-            made.rejection, board.name, made.metric, looks, _ceiling(made, board), unit_of(board, made.metric),
-            made.higher_is_better,
+            made.rejection, board.name, made.metric, looks, _ceiling(made, board, made.metric),
+            unit_of(board, made.metric), made.higher_is_better,
         )  # fmt: skip
         caption = f"{made.metric} of what is kept when the least sure answers are rejected, {title}."
         yield "calibration", f"rejection-{number}", caption, figure
@@ -100,12 +103,12 @@ def _draw_calibration(made: Comparison, number: int, board: Board, looks: Looks)
 
 def _draw_curves(made: Comparison, number: int, board: Board, looks: Looks) -> Iterator[Drawn]:
     for axis, name in AXES.items():
-        rows = _rows(made.curves, dataset=board.name, axis=axis, structure=board.headline)
+        rows = _rows(made.curves, dataset=board.name, axis=axis, structure=MEAN)
         if len(rows):
-            metric = str(rows["metric"].iat[0]) if "metric" in rows else made.metric
+            metric = str(rows["metric"].iat[0])
             figure = figures.curves(
-                made.curves, axis, metric, board.name, looks, board.headline, _ceiling(made, board),
-                unit_of(board, metric), made.higher_is_better,
+                made.curves, axis, metric, board.name, looks, MEAN, _ceiling(made, board, metric),
+                unit_of(board, metric), is_higher_better(metric),
             )  # fmt: skip
             yield "curves", f"curves-{axis}-{number}", f"{metric} by {name}, {board.setting.title}.", figure
 
@@ -136,7 +139,7 @@ def _draw_study(made: Comparison, looks: Looks) -> Iterator[Drawn]:
         yield "across", "critical-difference", caption, figure
     if made.matrix is not None:
         figure = figures.matrix(made.matrix, made.metric, made.higher_is_better)
-        caption = f"{made.metric} by dataset of training (rows) and of test (columns); frames: both are the same."
+        caption = f"{made.metric} by dataset of training (rows) and of test (columns)."
         yield "matrix", "matrix", caption, figure
 
 
@@ -145,9 +148,10 @@ def _scored(made: Comparison, board: Board) -> pd.DataFrame:
     return _rows(board.scores, metric=made.metric, structure=board.headline).dropna(subset="mean")
 
 
-def _ceiling(made: Comparison, board: Board) -> float:
+def _ceiling(made: Comparison, board: Board, metric: str) -> float:
     """What the raters reach among themselves, where the metric is what they were measured in."""
-    return float(_scored(made, board)["ceiling"].mean()) if made.metric == "dice" else float("nan")
+    rows = _rows(board.scores, metric=metric, structure=MEAN)
+    return float(rows["ceiling"].mean()) if metric == "dice" and len(rows) else float("nan")
 
 
 def _rows(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:

@@ -36,7 +36,6 @@ class Column:
     heading: str
     parts: tuple[Part, ...]
     title: str = ""
-    spare: bool = False  # left out on paper, which is narrow
 
     @property
     def textual(self) -> bool:
@@ -105,11 +104,9 @@ def text(key: str, heading: str, title: str = "") -> Column:
     return Column(heading, (Part(key, "text", why="none"),), title)
 
 
-def one(
-    key: str, heading: str, kind: str = "score", title: str = "", why: str = "not recorded", spare: bool = False
-) -> Column:
+def one(key: str, heading: str, kind: str = "score", title: str = "", why: str = "not recorded") -> Column:
     """A column of one number."""
-    return Column(heading, (Part(key, kind, why=why),), title, spare)
+    return Column(heading, (Part(key, kind, why=why),), title)
 
 
 def interval(

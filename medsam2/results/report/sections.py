@@ -27,7 +27,7 @@ from medsam2.results.report.blocks import (
 )
 from medsam2.results.report.board_tables import SHARED
 from medsam2.results.report.sheet import Sheet
-from medsam2.results.report.words import count
+from medsam2.results.report.words import count, count_states
 
 Drawings = Mapping[str, Sequence[Drawing]]  # by place: board-0, cases-0, raters, calibration …
 MOST_COMMANDS = 40
@@ -123,6 +123,7 @@ class Page:
             *self._drawn(f"board-{number}"),
             self._table(f"pairs-{number}"),
             self._fold("Paired differences per structure", f"structure-pairs-{number}"),
+            self._fold("All pairs: counts, and p values before adjustment", f"pairs-all-{number}"),
             self._fold("Would the ranking be the same on other patients?", f"stability-{number}"),
         ]
 
@@ -150,9 +151,7 @@ class Page:
         left = self.comparison.left_out
         if left.empty:
             return []
-        states = Counter(str(state) for state in left["state"])
-        said = ", ".join(f"{number} {state}" for state, number in states.most_common())
-        return [Words(f"Found, and in no number of this page: {said}."), self._table("left-out")]
+        return [Words(f"Found, and in no number of this page: {count_states(left)}."), self._table("left-out")]
 
     def _provenance(self) -> list[Block | None]:
         told = _told([Path(str(folder)) for folder in self.comparison.study.runs["folder"]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import pandas as pd
 
@@ -10,6 +12,7 @@ from medsam2.results.collect.texts import show
 from medsam2.results.compare.comparison import Comparison
 from medsam2.results.report.grid import Column, Part, build, filled, interval, one, text
 from medsam2.results.report.sheet import Sheet
+from medsam2.results.report.words import count
 
 WORDS = {"budget": "prompt budget", "definition": "metric definition", "trained_on": "training"}
 RATERS = ("majority", "mean of raters", "raters among themselves")
@@ -66,13 +69,15 @@ def across_sheets(comparison: Comparison) -> list[Sheet]:
         sheets.append(Sheet(build(ranks, "ranks", caption, columns), ranks))
         keys = ("statistic", "p", "critical_difference")
         test = pd.DataFrame([{"datasets": len(across.datasets), **{key: getattr(across, key) for key in keys}}])
+        why = _lacking(len(across.mean_ranks)) if across.p != across.p else ""
         columns = [
             one("datasets", "datasets", "count"),
-            one("statistic", "Friedman χ²", "score", why="too few datasets or arms"),
-            one("p", "p", "p", "of Friedman’s test", "too few datasets or arms"),
+            one("statistic", "Friedman χ²", "score", why=why),
+            one("p", "p", "p", "of Friedman's test", why),
             one("critical_difference", "critical difference", "score", "of mean ranks, Nemenyi, 5 %"),
         ]
-        sheets.append(Sheet(build(test, "friedman", "Do the arms differ over the datasets?", columns, (), 0), test))
+        caption = "Do the arms differ over the datasets?"
+        sheets.append(Sheet(build(test, "friedman", caption, columns, (), 0, note=why), test))
     if matrix is not None:
         frame = matrix.reset_index()
         why = "not tested there"
@@ -81,6 +86,12 @@ def across_sheets(comparison: Comparison) -> list[Sheet]:
         caption = f"{comparison.metric} by dataset of training (rows) and of test (columns)"
         sheets.append(Sheet(build(frame, "matrix", caption, columns, ("arm", "trained_on"), 2), frame))
     return sheets
+
+
+def _lacking(arms: int) -> str:
+    """Why Friedman's test has no value."""
+    few = f"it ranks three arms or more, and {count(arms, 'arm')} were tested on all datasets"
+    return f"No Friedman test: {few if arms < 3 else 'too few datasets'}."
 
 
 def rater_sheet(comparison: Comparison) -> list[Sheet]:
@@ -92,7 +103,7 @@ def rater_sheet(comparison: Comparison) -> list[Sheet]:
     order = [RATERS[0], *sorted(name for name in wide.columns if name not in RATERS), *RATERS[1:]]
     wide = wide[[name for name in order if name in wide.columns]].reset_index()
     columns = [*(text(key, key) for key in about), *_numbers(wide, about, "not scored against")]
-    caption = f"{comparison.metric} against each rater"
+    caption = "Dice against each rater"
     return [Sheet(build(wide, "raters", caption, columns, about, len(about)), comparison.raters)]
 
 
@@ -137,7 +148,8 @@ def interaction_sheets(comparison: Comparison) -> list[Sheet]:
             one("limit", "limit", "count", "clicks given at most"),
         ]
         about = ("arm", "dataset", "target")
-        grid = build(comparison.clicks_needed, "clicks", "Number of clicks (NoC) to a target", columns, about, 2)
+        caption, note = "Number of clicks (NoC) to a target", _say_limit(comparison.clicks_needed["limit"])
+        grid = build(comparison.clicks_needed, "clicks", caption, columns, about, 2, note=note)
         sheets.append(Sheet(grid, comparison.clicks_needed))
     if not comparison.curves.empty:
         columns = [
@@ -154,6 +166,13 @@ def interaction_sheets(comparison: Comparison) -> list[Sheet]:
         grid = build(comparison.curves, "curves", f"{comparison.metric} by what the user gives", columns, keys, 3)
         sheets.append(Sheet(grid, comparison.curves))
     return sheets
+
+
+def _say_limit(limits: pd.Series[float]) -> str:
+    """How cases count that never get there."""
+    known = sorted(limits.dropna().unique())
+    clicks = f"the limit ({known[0]:g} clicks)" if len(known) == 1 else "the limit of their row"
+    return f"Cases that never reach the target count with {clicks}."
 
 
 def cost_sheet(comparison: Comparison) -> list[Sheet]:
@@ -202,4 +221,16 @@ def run_sheet(comparison: Comparison) -> list[Sheet]:
         text("folder", "folder"),
     ]
     runs = runs.sort_values(["dataset", "arm", "seed", "run_id"], kind="stable")
-    return [Sheet(build(runs, "runs", "The runs that were counted", filled(runs, columns), ("run_id", "arm")), runs)]
+    shown, above = _shorten(runs)
+    note = f"Folders are below {above}; runs.csv has them in full." if above else ""
+    grid = build(shown, "runs", "The runs that were counted", filled(runs, columns), ("run_id", "arm"), note=note)
+    return [Sheet(grid, runs)]
+
+
+def _shorten(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The runs with folders relative to the one above them all, and that one; as they are where there is none."""
+    folders = [PurePath(str(folder)) for folder in runs["folder"]]
+    above = PurePath(os.path.commonpath(folder.parent for folder in folders)) if folders else PurePath()
+    if len(above.parts) < 2:
+        return runs, ""
+    return runs.assign(folder=[str(folder.relative_to(above)) for folder in folders]), str(above)

@@ -9,7 +9,8 @@ from medsam2.files import write_atomic
 from medsam2.results.compare.comparison import Comparison
 from medsam2.results.report import study_tables as study
 from medsam2.results.report.board_tables import pair_sheets, score_sheets, stability_sheet
-from medsam2.results.report.markup import to_latex, to_markdown
+from medsam2.results.report.latex import to_latex
+from medsam2.results.report.markup import to_markdown
 from medsam2.results.report.sheet import Sheet
 
 SUFFIXES = (".csv", ".md", ".tex")

@@ -11,8 +11,9 @@ from medsam2.results.report.answer import find
 from medsam2.results.report.board_tables import score_sheets
 from medsam2.results.report.grid import Grid
 from medsam2.results.report.markup import join
+from medsam2.results.report.words import count_states
 
-LEFT_TO_THE_PAGE = ("runs", "group")  # columns
+LEFT_TO_THE_PAGE = ("runs",)  # columns
 
 
 def print_answer(comparison: Comparison) -> None:
@@ -29,6 +30,9 @@ def print_answer(comparison: Comparison) -> None:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
     for note in comparison.notes:
         console.print(f"({note})", soft_wrap=True, markup=False, highlight=False)
+    if len(comparison.left_out):
+        said = f"not counted: {count_states(comparison.left_out)} (see Left out in the page)"
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
 
 
 def to_table(grid: Grid) -> Table:
@@ -37,7 +41,8 @@ def to_table(grid: Grid) -> Table:
     kept = [i for i, column in enumerate(grid.columns) if column.heading not in LEFT_TO_THE_PAGE]
     for i in kept:
         column = grid.columns[i]
-        table.add_column(escape(column.heading), justify="left" if column.textual else "right")
+        justify, short = "left" if column.textual else "right", i >= grid.heads  # where room is short, names are folded
+        table.add_column(escape(column.heading), justify=justify, no_wrap=short, overflow="fold")
     for row in grid.rows:
         table.add_row(*(escape(join(row.cells[i])) for i in kept))
     return table

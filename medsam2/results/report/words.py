@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
+import pandas as pd
+
+from medsam2.results.collect.study import COUNTED
 from medsam2.results.compare import notes
 from medsam2.results.compare.comparison import DISTANCES, FREE, Board
 
@@ -11,6 +15,13 @@ from medsam2.results.compare.comparison import DISTANCES, FREE, Board
 def count(number: int, noun: str) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def count_states(left_out: pd.DataFrame) -> str:
+    """`5 failed, 1 running, 2 finished but repeated or not comparable`."""
+    states = Counter(str(state) for state in left_out["state"])
+    words = {COUNTED: f"{COUNTED} but repeated or not comparable"}
+    return ", ".join(f"{number} {words.get(state, state)}" for state, number in states.most_common())
 
 
 def listing(names: Iterable[object], most: int) -> str:

@@ -4,7 +4,7 @@ from medsam2.results.statistics.bootstrap import Draws
 from medsam2.results.statistics.clusters import Clusters
 from medsam2.results.statistics.effects import cohen_dz, rank_biserial, share_better
 from medsam2.results.statistics.letters import compact_letters
-from medsam2.results.statistics.paired import holm, permute, wilcoxon
+from medsam2.results.statistics.paired import holm, permute, rank_sums, wilcoxon
 from medsam2.results.statistics.power import needed_patients, needed_seeds
 from medsam2.results.statistics.ranks import cliques, critical_difference, friedman, mean_ranks
 from medsam2.results.statistics.spread import Spread
@@ -26,6 +26,7 @@ __all__ = [
     "needed_seeds",
     "permute",
     "rank_biserial",
+    "rank_sums",
     "share_better",
     "wilcoxon",
 ]

@@ -6,6 +6,7 @@ per structure, and an arm's mean is a ratio of sums. Its standard error comes fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +43,15 @@ class Clusters:
 
     def cell_means(self) -> Floats:
         """R×K: mean over cases, NaN where a seed has no value of a structure."""
-        return _ratio(self.sums.sum(1), self.counts.sum(1))
+        return cell_means(self.sums, self.counts)
 
     def seed_means(self) -> Floats:
         """R: mean over cases within structure, then over the structures that have a value; NaN if none has."""
-        return _mean(self.cell_means(), axis=1)
+        return mean_of_defined(self.cell_means(), axis=-1)
 
     def patient_means(self) -> Floats:
         """P: mean over the patient's cases, then over seeds, then over structures; NaN where nothing is defined."""
-        return _mean(_mean(_ratio(self.sums, self.counts), axis=0), axis=1)
+        return patient_means(self.sums, self.counts)
 
     def influence(self) -> Floats:
         """R×P: by how much each seed's mean rests on each patient, scaled so that squares sum to its variance.
@@ -59,20 +60,49 @@ class Clusters:
         Introduction to the Bootstrap, section 11.5). Products of two rows sum to the covariance of two means. NaN
         where a structure is seen in a single patient only: nothing tells how others would vary.
         """
-        total, means = self.counts.sum(1, keepdims=True), self.cell_means()
-        seen = (self.counts > 0).sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            change = (self.sums - np.nan_to_num(means)[:, None] * self.counts) / (total - self.counts)
-            change = np.where(seen == 1, np.nan, change) * np.sqrt((seen - 1) / seen)
-        change = np.where(self.counts > 0, change, 0)
-        return change.sum(2) / np.maximum(np.isfinite(means).sum(1), 1)[:, None]
+        return influence(self.sums, self.counts)
+
+
+def stack(arms: Sequence[Clusters]) -> tuple[Floats, Floats]:
+    """Sums and counts of all arms, A×R×P×K; of an arm with fewer seeds than others the last have no case."""
+    seeds = max(len(arm.seeds) for arm in arms)
+    sums, counts = (np.zeros((len(arms), seeds, *arms[0].sums.shape[1:])) for _ in range(2))
+    for i, arm in enumerate(arms):
+        sums[i, : len(arm.seeds)], counts[i, : len(arm.seeds)] = arm.sums, arm.counts
+    return sums, counts
+
+
+def cell_means(sums: Floats, counts: Floats) -> Floats:
+    """…×K of …×P×K, as `Clusters.cell_means`, of any number of arms."""
+    return _ratio(sums.sum(-2), counts.sum(-2))
+
+
+def seed_means(sums: Floats, counts: Floats) -> Floats:
+    """… of …×P×K, as `Clusters.seed_means`, of any number of arms."""
+    return mean_of_defined(cell_means(sums, counts), axis=-1)
+
+
+def patient_means(sums: Floats, counts: Floats) -> Floats:
+    """…×P of …×R×P×K, as `Clusters.patient_means`, of any number of arms."""
+    return mean_of_defined(mean_of_defined(_ratio(sums, counts), axis=-3), axis=-1)
+
+
+def influence(sums: Floats, counts: Floats) -> Floats:
+    """…×P of …×P×K, as `Clusters.influence`, of any number of arms."""
+    total, means = counts.sum(-2, keepdims=True), cell_means(sums, counts)
+    seen = (counts > 0).sum(-2, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        change = (sums - np.nan_to_num(means)[..., None, :] * counts) / (total - counts)
+        change *= np.where(seen == 1, np.nan, np.sqrt((seen - 1) / seen))
+    change[counts == 0] = 0
+    return change.sum(-1) / np.maximum(np.isfinite(means).sum(-1), 1)[..., None]
 
 
 def _ratio(sums: Floats, counts: Floats) -> Floats:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def _mean(values: Floats, axis: int) -> Floats:
+def mean_of_defined(values: Floats, axis: int) -> Floats:
     """Mean of the values that are defined."""
     defined = np.isfinite(values)
     return _ratio(np.where(defined, values, 0).sum(axis), defined.sum(axis).astype(float))

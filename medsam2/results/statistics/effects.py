@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medsam2.results.statistics.clusters import Floats
-from medsam2.results.statistics.paired import rows_of, signed_ranks
+from medsam2.results.statistics.paired import RankSums, rank_sums, rows_of
 
 
 def cohen_dz(d: ArrayLike) -> Floats:
@@ -25,15 +25,15 @@ def cohen_dz(d: ArrayLike) -> Floats:
     return np.where(n > 1, effect, np.nan)
 
 
-def rank_biserial(d: ArrayLike) -> Floats:
+def rank_biserial(d: ArrayLike | RankSums) -> Floats:
     """M: share of rank sums in favour less that against, in -1…1 (Kerby 2014, Comprehensive Psychology 3:1).
 
     On the ranks of the Wilcoxon test beside it (zeros by Pratt). 0 where all differences are zero.
     """
-    ranks, _, zeros = signed_ranks(rows_of(d))
-    whole = np.abs(ranks).sum(1)
-    effect = np.divide(ranks.sum(1), whole, out=np.zeros_like(whole), where=whole > 0)
-    return np.where((whole > 0) | (zeros > 0), effect, np.nan)
+    sums = d if isinstance(d, RankSums) else rank_sums(d)
+    whole = sums.positive + sums.negative
+    effect = np.divide(sums.positive - sums.negative, whole, out=np.zeros_like(whole), where=whole > 0)
+    return np.where((whole > 0) | (sums.zeros > 0), effect, np.nan)
 
 
 def share_better(d: ArrayLike) -> Floats:

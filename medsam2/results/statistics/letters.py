@@ -22,26 +22,26 @@ def compact_letters(order: Sequence[int], different: Callable[[int, int], bool] 
         a string for each arm in `order`; all empty where more than 52 letters would be needed.
     """
     differ = different if callable(different) else lambda a, b: bool(different[a, b])
-    columns = [(1 << len(order)) - 1]  # bit i: order[i] has this letter
+    columns = np.ones((1, len(order)), dtype=np.float32)  # 1: order[i] has this letter
     for i in range(len(order)):
         for j in range(i + 1, len(order)):
             if differ(order[i], order[j]):
                 columns = _split(columns, i, j)
                 if len(columns) > LIMIT:
                     return [""] * len(order)
-    columns.sort(key=lambda column: [not column >> i & 1 for i in range(len(order))])
     if len(columns) > len(ascii_letters):
         return [""] * len(order)
-    named = list(zip(ascii_letters, columns, strict=False))
-    return ["".join(letter for letter, column in named if column >> i & 1) for i in range(len(order))]
+    named = list(zip(ascii_letters, sorted((columns > 0).tolist(), reverse=True), strict=False))
+    return ["".join(letter for letter, column in named if column[i]) for i in range(len(order))]
 
 
-def _split(columns: list[int], i: int, j: int) -> list[int]:
-    """No column holds both i and j any more (insert), none is part of another (absorb)."""
-    both = 1 << i | 1 << j
-    kept = [column for column in columns if column & both != both]
-    halves = [column & ~(1 << k) for column in columns if column & both == both for k in (i, j)]
-    for half in halves:
-        if not any(half & other == half for other in kept):
-            kept = [other for other in kept if other & half != other] + [half]
-    return kept
+def _split(columns: NDArray[np.float32], i: int, j: int) -> NDArray[np.float32]:
+    """No column holds both i and j any more (insert), none is part of another (absorb).
+
+    As none was part of another before, a half can only be part of a column that was not split.
+    """
+    both = (columns[:, i] > 0) & (columns[:, j] > 0)
+    kept, halves = columns[~both], np.repeat(columns[both], 2, axis=0)
+    halves[::2, i] = halves[1::2, j] = 0
+    outside = halves @ (1 - kept).T  # how many arms of a half a column lacks
+    return np.concatenate([kept, halves[(outside > 0).all(1)]])

@@ -5,13 +5,12 @@ A row is a pair of arms, a column a patient; NaN entries are left out. All are t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
-from scipy.stats import rankdata
 
 from medsam2.results.statistics.clusters import Floats
 
@@ -24,46 +23,77 @@ def rows_of(d: ArrayLike) -> Floats:
     return np.atleast_2d(np.asarray(d, dtype=float))
 
 
-def signed_ranks(d: Floats) -> tuple[Floats, Floats, Floats]:
-    """Per entry: signed rank of |d| and how many share it; per row: how many entries are 0. NaN: rank 0.
+@dataclass(frozen=True)
+class RankSums:
+    """Of each row: entries that are not NaN, those that are 0, and sums over the ranks of the absolute values.
 
     Zeros take part in the ranking and are dropped then (Pratt 1959, JASA 54:655): few small differences among many
     zeros do not become large ones.
+
+    Attributes:
+        positive, negative: of the ranks of entries with that sign; ties share the mean of their ranks.
+        ties: of t² - 1 over entries that share their rank with t - 1 others, t³ - t for each group; zeros are none.
     """
+
+    number: Floats
+    zeros: Floats
+    positive: Floats
+    negative: Floats
+    ties: Floats
+
+
+def rank_sums(d: ArrayLike) -> RankSums:
+    """Rank sums of rows of differences, from one sort of the sizes with the sign as the last bit."""
+    d = rows_of(d)
     size = np.where(np.isnan(d), np.inf, np.abs(d))
-    lowest, highest = _rank(size)
-    shared = np.where(np.isnan(d), 0, highest - lowest + 1)
-    return np.nan_to_num(np.sign(d)) * (lowest + highest) / 2, shared.astype(float), (d == 0).sum(1).astype(float)
+    keys = np.sort((size.view(np.uint64) << np.uint64(1)) | (d > 0), axis=1)
+    positive, ordered = (keys & np.uint64(1)).astype(float), keys >> np.uint64(1)
+    number, zeros = np.isfinite(d).sum(1).astype(float), (d == 0).sum(1).astype(float)
+    place, ties = np.arange(d.shape[1]), np.zeros(len(d), dtype=float)
+    new = ordered[:, 1:] != ordered[:, :-1]
+    if new.all():
+        ours = positive @ (place + 1.0)
+    else:
+        ranks, shared = _average(new)
+        valued = (place >= zeros[:, None]) & (place < number[:, None])
+        ours, ties = (ranks * positive).sum(1), ((shared**2 - 1) * valued).sum(1)
+    whole = (number * (number + 1) - zeros * (zeros + 1)) / 2
+    return RankSums(number, zeros, ours, whole - ours, ties)
 
 
-def _rank(size: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The lowest and the highest rank that an entry has; sorted once where there are no ties."""
-    order = np.argsort(size, axis=1)
-    ordered = np.take_along_axis(size, order, axis=1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        return rankdata(size, "min", axis=1), rankdata(size, "max", axis=1)
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(1, size.shape[1] + 1)[None], axis=1)
-    return ranks, ranks
+def _average(new: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Mean rank of the entries of sorted rows that are equal, and how many; `new`: which are unlike the one before."""
+    place, width = np.arange(new.shape[1] + 1), new.shape[1] + 1
+    edge = np.ones((len(new), 1), dtype=np.bool_)
+    first = np.maximum.accumulate(np.where(np.hstack([edge, new]), place, 0), axis=1)
+    ends = np.where(np.hstack([new, edge]), place, width)
+    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    return (first + last) / 2 + 1, last - first + 1.0
 
 
-def wilcoxon(d: ArrayLike) -> Floats:
+def rank_rows(values: Floats) -> Floats:
+    """Ranks within each row, 1 the lowest; ties share the mean of theirs."""
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, _average(ordered[:, 1:] != ordered[:, :-1])[0], axis=1)
+    return ranks
+
+
+def wilcoxon(d: ArrayLike | RankSums) -> Floats:
     """M p-values of Wilcoxon's signed-rank test (1945, Biometrics Bulletin 1:80); all zero: 1; no entry: NaN.
 
     Exact for up to 50 entries without ties and zeros, else by the normal approximation with corrections for both
     (Cureton 1967, JASA 62:1068). Fewer than 6 entries cannot give p < 0.05.
     """
-    d = rows_of(d)
-    ranks, shared, zeros = signed_ranks(d)
-    n = np.isfinite(d).sum(1).astype(float)
-    positive = np.where(ranks > 0, ranks, 0).sum(1)
+    sums = d if isinstance(d, RankSums) else rank_sums(d)
+    n, zeros, positive = sums.number, sums.zeros, sums.positive
     mean = (n * (n + 1) - zeros * (zeros + 1)) / 4
-    ties = np.where((shared > 1) & (ranks != 0), shared**2 - 1, 0).sum(1)
-    variance = (n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24 - ties / 48
+    variance = (n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24 - sums.ties / 48
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * ndtr(-np.abs(positive - mean) / np.sqrt(variance))
     p = np.where(zeros == n, 1, p)
-    exact = (n <= EXACT) & (n > 0) & (zeros == 0) & (ties == 0)
+    exact = (n <= EXACT) & (n > 0) & (zeros == 0) & (sums.ties == 0)
     p[exact] = [_exact(int(k), int(w)) for k, w in zip(n[exact], positive[exact], strict=True)]
     return np.where(n == 0, np.nan, p)
 

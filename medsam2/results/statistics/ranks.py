@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import chdtrc
-from scipy.stats import rankdata, studentized_range
 
 from medsam2.results.statistics.clusters import Floats
+from medsam2.results.statistics.paired import rank_rows
 
 
 def mean_ranks(scores: ArrayLike) -> Floats:
@@ -43,6 +43,8 @@ def critical_difference(arms: int, blocks: int, alpha: float = 0.05) -> float:
 @lru_cache(maxsize=256)
 def _range(arms: int, alpha: float) -> float:
     """Quantile of the range of `arms` normal values over √2: the q of Demšar's table 5."""
+    from scipy.stats import studentized_range  # a second of import, for this alone
+
     return float(studentized_range.isf(alpha, arms, np.inf) / np.sqrt(2))
 
 
@@ -63,4 +65,4 @@ def _ranks(scores: ArrayLike) -> Floats:
     table = np.asarray(scores, dtype=float)
     if table.ndim != 2 or not np.isfinite(table).all():
         raise ValueError(f"scores {table.shape} must be datasets × arms without gaps; leave out arms that have some.")
-    return rankdata(-table, axis=1)
+    return rank_rows(-table)

@@ -12,14 +12,14 @@ degrees of freedom; the second is what patients alone contribute, and never coun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from medsam2.results.statistics.clusters import Clusters, Floats
+from medsam2.results.statistics.clusters import Floats, influence, seed_means
 
 LEVELS = np.geomspace(1, 1e-12, 600)
 
@@ -76,36 +76,41 @@ class Spread:
         """
         kinds, kind = np.unique(self.freedom, return_inverse=True)
         table, kind = stdtrit(kinds[:, None], 1 - LEVELS / 2) ** 2, kind.reshape(self.freedom.shape)
-        reach = self.patients[:, None] * stdtrit(patients_freedom, 1 - LEVELS / 2) ** 2
-        reach = reach + sum(self.seeds[:, [i]] * table[kind[:, i]] for i in (0, 1))  # M×levels, rising
-        square = self.estimate**2
-        above = np.clip((reach <= square[:, None]).sum(1), 1, len(LEVELS) - 1)
-        rows = np.arange(len(square))
-        start, end = reach[rows, above - 1], reach[rows, above]
+        of_patients, square = stdtrit(patients_freedom, 1 - LEVELS / 2) ** 2, self.estimate**2
+
+        def reach(level: NDArray[np.intp]) -> Floats:  # M, rising with the level
+            return self.patients * of_patients[level] + (self.seeds * table[kind, level[:, None]]).sum(1)
+
+        above = _first(lambda level: reach(level) > square, np.ones(len(square), np.intp), len(LEVELS) - 1)
+        start, end = reach(above - 1), reach(above)
         part = np.clip(np.divide(square - start, end - start, out=np.ones_like(start), where=end > start), 0, 1)
         p = LEVELS[above - 1] * (LEVELS[above] / LEVELS[above - 1]) ** part
         return np.where(np.isfinite(self.error), np.where(square == 0, 1, p), np.nan)
 
 
 class Arms:
-    """Seed means and patients' influence of arms that share patients, ready to be combined for any pair."""
+    """Seed means and patients' influence of arms that share patients, ready to be combined for any pair.
 
-    def __init__(self, arms: Sequence[Clusters]):
-        names = sorted({seed for arm in arms for seed in arm.seeds})
-        means = np.full((len(arms), len(names)), np.nan)
-        influence = np.zeros((len(names), len(arms), arms[0].sums.shape[1]))
-        for i, arm in enumerate(arms):
-            at = [names.index(seed) for seed in arm.seeds]
-            means[i, at], influence[at, i] = arm.seed_means(), arm.influence()
+    Args:
+        seeds: of each arm.
+        sums, counts: A×R×P×K, from `clusters.stack`.
+    """
+
+    def __init__(self, seeds: Sequence[tuple[int, ...]], sums: Floats, counts: Floats):
+        number = {name: t for t, name in enumerate(sorted(set().union(*seeds)))}
+        arm, run, at = np.array([(i, r, number[s]) for i, own in enumerate(seeds) for r, s in enumerate(own)]).T
+        means = np.full((len(seeds), len(number)), np.nan)
+        changes = np.zeros((len(number), len(seeds), sums.shape[2]))
+        means[arm, at], changes[at, arm] = seed_means(sums, counts)[arm, run], influence(sums, counts)[arm, run]
         self.present = np.isfinite(means)
-        influence[~self.present.T] = 0
+        changes[~self.present.T] = 0
         self.runs = self.present.sum(1)
         safe = np.maximum(self.runs, 1)
         self.means = np.where(self.runs > 0, np.where(self.present, means, 0).sum(1) / safe, np.nan)
         self.deviations = np.where(self.present, means - self.means[:, None], 0)  # A×T, of seed means
-        average = influence.sum(0) / safe[:, None]
+        average = changes.sum(0) / safe[:, None]
         self._scatter = self.deviations @ self.deviations.T  # A×A: products over seeds
-        self._within = (influence @ influence.transpose(0, 2, 1)).sum(0)  # the same of patients' influences
+        self._within = (changes @ changes.transpose(0, 2, 1)).sum(0)  # the same of patients' influences
         self._joint = average @ average.T  # covariance over patients of the means over seeds
 
     def singles(self) -> Spread:
@@ -142,6 +147,18 @@ class Arms:
             parts.append((scatter / runs, noise / runs, np.maximum(self.runs[lender] - 1, 1)))
         seeds, noises, freedom = (np.stack(part, 1) for part in zip(*parts, strict=True))
         return seeds, noises, freedom
+
+
+def _first(
+    holds: Callable[[NDArray[np.intp]], NDArray[np.bool_]], low: NDArray[np.intp], last: int
+) -> NDArray[np.intp]:
+    """M: by bisection the smallest number from `low` on for which it holds; `last` where it never does."""
+    high = np.full_like(low, last)
+    while (low < high).any():
+        middle = (low + high) // 2
+        enough = holds(middle)
+        low, high = np.where(enough, low, np.minimum(middle + 1, high)), np.where(enough, middle, high)
+    return low
 
 
 def _contrast(table: Floats, a: NDArray[np.intp], b: NDArray[np.intp] | None) -> Floats:

@@ -49,7 +49,7 @@ def name(
         ([{}, {"seed": 1}], ["sam2_s", "sam2_s"], []),
         ([{}, B], ["sam2_s", "sam2_b"], ["model.name"]),  # depth follows from it
         ([{}, {"dataset.fold": 3}, {"dataset.name": "papila"}], ["sam2_s"] * 3, []),
-        ([{}, {"image_size": 256}], ["512", "256"], ["image_size"]),
+        ([{}, {"image_size": 256}], ["image_size=512", "image_size=256"], ["image_size"]),
         (
             [{}, B, {"image_size": 256}],
             [
@@ -60,17 +60,38 @@ def name(
             ["model.name", "image_size"],
         ),
         ([B, {"image_size": 256}], ["sam2_b", "sam2_s"], ["model.name"]),  # one key tells enough
-        ([{}, {"optim.lr": 1e-3, "optim.betas": [0.5, 0.9]}], ["[0.9,0.999]", "[0.5,0.9]"], ["optim.betas"]),
-        ([{}, {"loss._target_": "n.FocalLoss"}], ["DiceCELoss", "FocalLoss"], ["loss._target_"]),
-        ([{}, {"loss._target_": "n.DiceCELoss"}], ["monai.losses.DiceCELoss", "n.DiceCELoss"], ["loss._target_"]),
-        ([{}, {"loss.weights": [1, 2]}], ["null", "[1,2]"], ["loss.weights"]),
+        (
+            [{}, {"optim.lr": 1e-3, "optim.betas": [0.5, 0.9]}],
+            ["optim.betas=[0.9,0.999]", "optim.betas=[0.5,0.9]"],
+            ["optim.betas"],
+        ),
+        ([{}, {"optim.lr": 1e-3}], ["optim.lr=0.0001", "optim.lr=0.001"], ["optim.lr"]),
+        (
+            [{}, {"loss._target_": "n.FocalLoss"}],
+            ["loss._target_=DiceCELoss", "loss._target_=FocalLoss"],
+            ["loss._target_"],
+        ),
+        (
+            [{}, {"loss._target_": "n.DiceCELoss"}],
+            ["loss._target_=monai.losses.DiceCELoss", "loss._target_=n.DiceCELoss"],
+            ["loss._target_"],
+        ),
+        ([{}, {"loss.weights": [1, 2]}], ["loss.weights=null", "loss.weights=[1,2]"], ["loss.weights"]),
         ([{}, {"loss.weights": "absent"}], ["sam2_s", "sam2_s"], []),
         ([{"image_size": 512.0}, {}], ["sam2_s", "sam2_s"], []),
-        ([{}, {"image_size": "512"}], ["512", "512"], ["image_size"]),
+        ([{}, {"image_size": "512"}], ["image_size=512", "image_size=512"], ["image_size"]),
         ([{}, {"metrics.names": ["iou"]}, {"run": "5a4c"}], ["sam2_s"] * 3, []),
-        ([{}, {"model.network.depth": 13}], ["12", "13"], ["model.network.depth"]),
-        ([{}, {"task._target_": "t.evaluate"}], ["train", "evaluate"], ["task._target_"]),  # as it came: another arm
-        ([{}, {"dataset.gap": 2}], ["1", "2"], ["dataset.gap"]),
+        (
+            [{}, {"model.network.depth": 13}],
+            ["model.network.depth=12", "model.network.depth=13"],
+            ["model.network.depth"],
+        ),
+        (  # as it came: another arm
+            [{}, {"task._target_": "t.evaluate"}],
+            ["task._target_=train", "task._target_=evaluate"],
+            ["task._target_"],
+        ),
+        ([{}, {"dataset.gap": 2}], ["dataset.gap=1", "dataset.gap=2"], ["dataset.gap"]),
         ([{}, {"dataset.name": "papila", "dataset.gap": 2}], ["sam2_s", "sam2_s"], []),
     ],
 )
@@ -125,8 +146,8 @@ def test_choices_of_one_arm_that_contradict_each_other_are_not_used() -> None:
 def test_a_key_of_one_dataset_says_nothing_of_the_others() -> None:
     other = {"dataset.name": "papila", "dataset.gap": 7}
     arms = name({}, {"dataset.gap": 2}, other, other | {"seed": 1})
-    assert list(arms.arm[:2]) == ["1", "2"]
-    assert arms.arm["r2"] == arms.arm["r3"] not in ("1", "2")
+    assert list(arms.arm[:2]) == ["dataset.gap=1", "dataset.gap=2"]
+    assert arms.arm["r2"] == arms.arm["r3"] not in ("dataset.gap=1", "dataset.gap=2")
     fixed = name({}, other).fixed
     assert (fixed["dataset.gap [refuge]"], fixed["dataset.gap [papila]"]) == ("1", "7")
     assert fixed["image_size"] == "512"

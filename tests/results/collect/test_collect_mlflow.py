@@ -158,8 +158,17 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="task=sync makes the one of paths"):
             collect(tmp_path, source=source)
     assert not list(tmp_path.glob("*.db"))
-    with pytest.raises(ConnectionError, match="source=null reads the run directories instead"):
+    with pytest.raises(
+        ConnectionError, match=r"task\.source=http://127.*; task\.source=null reads the run directories"
+    ):
         collect(tmp_path, source="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("source", ["runs", "/tmp/mlruns", "ftp://host/x", "sqlite://typo.db"])
+def test_what_is_no_address_of_a_store_is_said(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match=f"task.source={source}: no MLflow URI; use sqlite:///"):
+        collect(tmp_path, source=source)
+    assert not list(tmp_path.iterdir())
 
 
 class Shelf:

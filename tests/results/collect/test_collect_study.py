@@ -56,6 +56,7 @@ def test_rows_arrive_as_they_were_saved(tmp_path: Path) -> None:
 def test_what_is_said_of_a_run(tmp_path: Path) -> None:
     path = write_run(tmp_path, fake(seed=3, fold=1, study="eyes", seconds=12.5, begun=BEGUN + 5))
     (path / "provenance.json").write_text(json.dumps({"revision": "abc", "command": ["run.py", "seed=3", "a b"]}))
+    RunDirectory(path).update(metrics={"best/epoch": 4.0})
     study = collect(tmp_path)
     (run,) = study.runs.to_dict("records")
     wanted = {
@@ -64,7 +65,7 @@ def test_what_is_said_of_a_run(tmp_path: Path) -> None:
         "begun": BEGUN + 5, "seconds": 12.5, "task": "train", "origin": None, "folder": str(path),
         "parameters": 1.5e6, "trained_parameters": 1.2e6, "peak_memory": 2e9, "device": "cpu", "revision": "abc",
         "command": "run.py seed=3 'a b'", "definition": "convention=medsam2 probability=0.5 unit=volume",
-        "budget": "box", "structures": "cup,disc",
+        "budget": "box", "structures": "cup,disc", "best_epoch": 4.0,
     }  # fmt: skip
     assert run == wanted
     assert study.params.loc[study.runs.index[0], "dataset.structures"] == ["cup", "disc"]
@@ -80,7 +81,7 @@ def test_old_runs_know_neither_choices_nor_cost(tmp_path: Path) -> None:
     (path / "provenance.json").unlink()
     (path / "rows" / "zero_shot.parquet").unlink()
     (run,) = collect(tmp_path).runs.to_dict("records")
-    assert np.isnan([run["parameters"], run["trained_parameters"], run["peak_memory"]]).all()
+    assert np.isnan([run[key] for key in ("parameters", "trained_parameters", "peak_memory", "best_epoch")]).all()
     assert (run["arm"], run["revision"], run["command"], run["fold"]) == ("sam2_nano", "", "", None)
 
 
@@ -156,6 +157,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no case": (rewrite(lambda f: f.assign(case_id=None)), "rows/test.parquet has rows without case_id"),
     "twice": (rewrite(lambda f: pd.concat([f, f[:1]])), "rows/test.parquet has rows twice (1), as of a, cup"),
     "missing": (rewrite(lambda f: f[1:]), "lacks 1 of 4 rows that other runs of this split have: a cup"),
+    "infinite": (rewrite(lambda f: f.assign(dice=[0.5, np.inf, -np.inf, 1.0])),
+                 "rows/test.parquet: dice is infinite in 2 rows of 4"),
     "a text": (rewrite(lambda f: f.assign(dice="high")), "rows/test.parquet cannot be read: Failed to parse string"),
 }  # fmt: skip
 
@@ -181,6 +184,24 @@ def test_many_missing_rows_are_counted_and_the_first_named(tmp_path: Path) -> No
     assert list(study.runs["arm"]) == ["a"]
     wanted = "lacks 10 of 18 rows that other runs of this split have: case004 cup, case004 disc, case005 cup and 7 more"
     assert list(study.left_out["reason"]) == [wanted]
+
+
+def test_the_cases_of_most_runs_are_those_of_the_setting(tmp_path: Path) -> None:
+    odd = fake(seed=9, scores=SCORES | {("c", "cup"): 0.5, ("c", "disc"): 0.5})
+    for run in (fake(seed=0), fake(seed=1), odd):
+        write_run(tmp_path, run)
+    study = collect(tmp_path)
+    assert sorted(study.runs["seed"]) == [0, 1]
+    assert reasons(study) == {odd.run_id: "has 2 rows that most runs of this split do not have: c cup, c disc"}
+    name = f"sam2_nano phantom seed 9 ({odd.run_id})"
+    assert study.notes == (f"phantom: 1 of 3 runs left out, whose rows are not those of the others: {name}",)
+
+
+def test_where_as_many_runs_have_other_cases_none_may_lack_any(tmp_path: Path) -> None:
+    few, more = fake(seed=0), fake(seed=1, scores=SCORES | {("c", "cup"): 0.5})
+    for run in (few, more):
+        write_run(tmp_path, run)
+    assert list(reasons(collect(tmp_path))) == [few.run_id]
 
 
 def test_a_status_that_cannot_be_read_is_said(tmp_path: Path) -> None:
@@ -216,7 +237,7 @@ def test_columns_that_a_run_lacks_are_nan_there(tmp_path: Path) -> None:
 def test_budgets_and_bins_come_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runs = [fake(seed=0), fake(seed=1)]
     paths = [write_run(tmp_path, run) for run in runs]
-    levels = [row | {"axis": "clicks", "level": level} for level in (1.0, 2.0) for row in make_rows(runs[0])]
+    levels = [row | {"axis": "slices", "level": level} for level in (1.0, np.inf) for row in make_rows(runs[0])]
     save_rows(levels, paths[0] / "rows", "budget")
     bins = {"phase": "test", "structure": "cup", "bin": 3, "number": 10, "expected": 2.5, "actual": 3.0}
     save_rows([bins], paths[0] / "rows", "test_bins")
@@ -264,7 +285,7 @@ def test_weights_whose_training_is_not_here_are_said(tmp_path: Path) -> None:
         origin = {"run_id": f"gone{seed}{sam}", "dataset": "far", "split_hash": "77", "checkpoint": sam}
         evaluation(tmp_path, origin, seed=seed)
     study = collect(tmp_path)
-    assert sorted(study.runs["arm"]) == ["sam 2.0", "sam 2.0", "sam 2.1"]
+    assert sorted(study.runs["arm"]) == [f"model.checkpoint={sam}" for sam in ("sam 2.0", "sam 2.0", "sam 2.1")]
     (note,) = study.notes
     assert note.startswith("the weights of 3 runs were made by runs that are not here")
 
@@ -281,6 +302,26 @@ def test_the_same_weights_on_the_same_cases_count_once(tmp_path: Path) -> None:
     }
     more = evaluation(tmp_path, origin, params={"metrics.names": ["dice", "hd95"]}, extra={"hd95": 2.0})
     assert list(collect(tmp_path).runs.index) == [more.run_id]
+
+
+@pytest.mark.parametrize("trained_with", ["box", "1 click"])
+def test_trying_many_prompts_makes_no_other_arm(tmp_path: Path, trained_with: str) -> None:
+    """Whether its first prompt is that of the training, so that the cases are scored again, or another."""
+    made = fake(budget=trained_with, choices={"prompt": "center"})
+    write_run(tmp_path, made)
+    origin = {"run_id": made.run_id, "dataset": "phantom", "split_hash": "5b1d", "checkpoint": None}
+    asked = {"prompt._target_": "medsam2.data.budget_prompt.ClickBudget", "prompt.clicks": 10}
+    tried = evaluation(tmp_path, origin, budget="1 click", params=asked, choices={"prompt": "click_budget"})
+    (path,) = (tmp_path / "runs").glob(f"*/*{tried.run_id}")
+    save_rows([row | {"axis": "clicks", "level": 1.0} for row in make_rows(tried)], path / "rows", "budget")
+    study = collect(tmp_path)
+    assert set(study.runs["arm"]) == {"sam2_nano"}
+    assert set(study.choices["prompt"]) == {"center"}
+    assert list(study.params["prompt._target_"].unique()) == ["p.BoxPrompt"]
+    assert len(study.runs) == (1 if trained_with == "1 click" else 2)
+    kept = made if trained_with == "1 click" else tried
+    assert list(study.budgets["run_id"].astype(str).unique()) == [kept.run_id]
+    assert len(study.budgets) == len(SCORES)
 
 
 def test_weights_are_not_tested_on_what_they_may_have_seen(tmp_path: Path) -> None:

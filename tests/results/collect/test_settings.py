@@ -63,7 +63,7 @@ APART: dict[str, tuple[dict[str, Any], str, str]] = {
     "convention": (
         {"params": {"metrics.convention": "nnunet"}},
         "metric definition convention=medsam2 here, convention=nnunet there",
-        "phantom, convention=nnunet",
+        "phantom, nnunet's metrics",
     ),
     "two": (
         {"budget": "mask", "split_hash": "77aa"},
@@ -83,6 +83,17 @@ def test_what_differs_is_kept_apart_and_said(tmp_path: Path, case: str) -> None:
     assert settings[1].title == title
     assert settings[1].notes[0].startswith("not in one table with 2 other runs of phantom: ")
     assert study.left_out.empty
+
+
+def test_metrics_that_are_not_ours_are_marked_where_nothing_else_is_beside_them(tmp_path: Path) -> None:
+    theirs = {"metrics.convention": "nnunet"}
+    runs = [fake(params=theirs), fake(params=theirs | {"metrics.unit": "slice"}), fake(dataset="other")]
+    _, settings = split(tmp_path, *runs)
+    assert {s.title for s in settings} == {
+        "phantom, nnunet's metrics, unit=volume", "phantom, nnunet's metrics, unit=slice", "other",
+    }  # fmt: skip
+    _, alone = split(tmp_path / "alone", runs[0])
+    assert [s.title for s in alone] == ["phantom, nnunet's metrics"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +118,49 @@ def test_weights_that_come_from_elsewhere_answer_another_question(tmp_path: Path
     settings = split_settings(collect(tmp_path))
     assert members(settings, here, there) == [{0}, {1}]
     assert [s.title for s in settings] == ["x, trained here", "x, trained on y"]
-    assert settings[1].notes == ("not in one table with 1 other run of x: training on y here, here there",)
+    assert settings[1].notes == (
+        "not in one table with 1 other run of x: trained on y in this table, on x itself in that one",
+    )
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((0,), "training not known"), ((0, 1), "trained here, or not known")])
+def test_masks_of_others_were_not_trained_here(tmp_path: Path, seeds: Sequence[int], said: str) -> None:
+    theirs = {"task._target_": "t.evaluate", "predictions": "0a"}
+    write_run(tmp_path, fake(dataset="x", model="nnunet", params=theirs))
+    if 1 in seeds:
+        write_run(tmp_path, fake(dataset="x", seed=1))
+    origin = {"run_id": "77", "dataset": "y", "split_hash": "1", "checkpoint": None}
+    RunDirectory(write_run(tmp_path, fake(dataset="x", seed=2))).describe(origin=origin)
+    titles = {setting.title for setting in split_settings(collect(tmp_path))}
+    assert titles == {f"x, {said}", "x, trained on y"}
+
+
+VOLUMES = {
+    "numbers": ([5, 12, 7, 7], "phantom, box on 5–12 slices", "box on 7 slices (2 rows), box on 5"),
+    "one number": ([3, 3, 3, 3], "phantom, box on 3 slices", "box on 3 slices"),
+}
+
+
+@pytest.mark.parametrize("case", VOLUMES)
+def test_budgets_of_volumes_are_short_in_titles(tmp_path: Path, case: str) -> None:
+    numbers, title, full = VOLUMES[case]
+    path = write_run(tmp_path, fake()) / "rows" / "test.parquet"
+    table = pd.read_parquet(path)
+    table.assign(budget=[f"box on {n} slices" for n in numbers]).to_parquet(path, index=False)
+    write_run(tmp_path, fake(model="other", budget="1 click"))
+    (found,) = [one for one in split_settings(collect(tmp_path)) if "box" in one.key["budget"]]
+    assert found.title == title
+    assert found.key["budget"].startswith(full)
+    assert found.title == f"phantom, {found.budget}"
+
+
+def test_titles_are_short_and_tell_settings_apart(tmp_path: Path) -> None:
+    names = [f"a structure with a very long name {i}" for i in range(3)]
+    runs = [fake([("a", name) for name in names[:n]], model=f"m{n}") for n in (1, 2, 3)]
+    titles = [setting.title for setting in split(tmp_path, *runs)[1]]
+    assert len(set(titles)) == 3
+    assert max(map(len, titles)) <= 64
+    assert all(title.startswith("phantom, structures a structure") for title in titles)
 
 
 def test_folds_are_one_split_where_each_has_the_same_cases(tmp_path: Path) -> None:

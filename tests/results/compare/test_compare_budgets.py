@@ -56,6 +56,17 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare(collect(folder), resamples=100)
 
 
+def test_intervals_of_curves_and_clicks_are_of_possible_values(tmp_path: Path) -> None:
+    """Two patients: one is good after a click, the other never."""
+    path = write_run(tmp_path, FakeRun({("a", "cup"): 0.99, ("b", "cup"): 0.01}, budget="1 click"))
+    tested = load_rows(path / "rows", "test")
+    rows = [row | {"axis": "clicks", "level": float(level)} for row in tested for level in range(1, 6)]
+    save_rows(rows, path / "rows", "budget")
+    made = compare(collect(tmp_path), resamples=100)
+    assert made.curves[["low", "high"]].drop_duplicates().to_numpy().tolist() == [[0, 1]]
+    assert made.clicks_needed[["mean", "low", "high"]].drop_duplicates().to_numpy().tolist() == [[3, 1, 5]]
+
+
 def of(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in values.items():
         frame = frame[frame[column] == value]

@@ -59,3 +59,14 @@ def test_thousands_of_pairs_can_be_told_apart() -> None:
     scores = RNG.normal(0, 0.01, (2, 60)) + np.array([[0.05], [0]])
     (p,) = permute_pairs(scores, np.array([[0, 1]]))
     assert 2.0**-59 <= p < 1e-10
+
+
+def test_a_unit_without_a_value_is_left_out_of_the_far_tail_too() -> None:
+    rng = np.random.default_rng(5)
+    of_units = rng.normal(0.8, 0.05, 40) + np.array([[0.0], [0.05]]) + rng.normal(0, 0.01, (2, 40))
+    lacking = of_units.copy()
+    lacking[:, 7] = np.nan
+    pairs = np.array([[0, 1]])
+    expected = permute_pairs(np.delete(of_units, 7, axis=1), pairs)
+    assert expected[0] < 1e-6
+    assert permute_pairs(lacking, pairs) == pytest.approx(expected, rel=1e-6)

@@ -20,12 +20,16 @@ def cluster(mean: float, difficulty: np.ndarray, seeds: int = SEEDS) -> Clusters
 
 
 def table(*clusters: Clusters, metric: str = "dice", unit: str = "patient", family: int | None = None) -> Table:
-    arms, (_, units, structures) = len(clusters), clusters[0].sums.shape
-    pairs, everything = choose_pairs(range(arms), None)
-    covered, cases = np.ones((arms, units, structures), dtype=bool), np.ones((arms, units), dtype=bool)
-    names = tuple("abcdefg"[:arms])
+    """One case of each unit."""
+
+    def restrict(arm: int, kept: np.ndarray) -> Clusters:
+        return Clusters(clusters[arm].sums * kept, clusters[arm].counts * kept, clusters[arm].seeds)
+
+    pairs, everything = choose_pairs(range(len(clusters)), None)
+    scored = np.stack([(arm.counts > 0).any(axis=0) for arm in clusters])
     return Table(
-        names, clusters, covered, cases, pairs, family or everything, "mean", metric, "x (box)", unit, "", 300, 0
+        tuple("abcdefg"[: len(clusters)]), clusters, scored, np.ones_like(scored), restrict, pairs,
+        family or everything, "mean", metric, "x (box)", unit, "", 300, 0,
     )  # fmt: skip
 
 
@@ -71,11 +75,9 @@ def test_a_lower_distance_is_better() -> None:
 
 
 def test_a_pair_is_compared_on_what_both_have() -> None:
-    covered = np.ones((3, UNITS, 2), dtype=bool)
-    covered[1, 20:] = False
-    cut = Clusters(B.sums * covered[1], B.counts * covered[1], B.seeds)
-    whole = table(A, cut, C)
-    frame = compare_pairs(replace(whole, covered=covered, cases=covered.any(axis=2)))
+    kept = np.arange(UNITS)[:, None] < 20
+    cut = Clusters(B.sums * kept, B.counts * kept, B.seeds)
+    frame = compare_pairs(table(A, cut, C))
     assert frame["patients"].tolist() == [20, UNITS, 20]
     assert frame["cases"].tolist() == [20, UNITS, 20]
     common = Clusters(A.sums[:, :20], A.counts[:, :20], A.seeds)
@@ -83,6 +85,16 @@ def test_a_pair_is_compared_on_what_both_have() -> None:
     alone = compare_pairs(table(A, C))
     assert frame["difference"][1] == pytest.approx(alone["difference"][0])
     assert frame["p_permutation"][1] == pytest.approx(alone["p_permutation"][0], rel=1e-6)
+
+
+def test_a_case_that_one_seed_has_no_value_of_is_compared_by_nobody() -> None:
+    both = table(A, C)
+    whole = both.whole.copy()
+    whole[1, 3, 0] = False
+    frame = compare_pairs(replace(both, whole=whole))
+    kept = whole.all(axis=0)
+    ours, theirs = (Clusters(arm.sums * kept, arm.counts * kept, arm.seeds) for arm in (A, C))
+    assert frame["difference"][0] == pytest.approx(ours.seed_means().mean() - theirs.seed_means().mean(), rel=1e-12)
 
 
 def test_more_tests_need_more() -> None:
@@ -108,7 +120,23 @@ def test_one_seed_says_nothing_of_further_ones() -> None:
     assert frame["verdict"][0] == "undecided"
     assert np.isnan(frame["more_seeds"][0])
     assert frame["more_patients"][0] >= 1
-    assert "One seed each: this is about these weights" in frame["sentence"][0]
+    assert "(one seed each: training noise is not known)" in frame["sentence"][0]
+
+
+def test_arms_that_score_the_same_are_not_said_to_differ() -> None:
+    frame = compare_pairs(table(A, A, C))
+    assert frame["verdict"].tolist() == ["undecided", "better", "better"]
+    assert frame[["more_seeds", "more_patients"]].isna().all(axis=None)
+    assert frame["sentence"][0].startswith("a and b score the same in every patient: dice on x (box) (30 patients")
+    assert "would decide" not in frame["sentence"][0]
+
+
+def test_differences_are_possible_ones() -> None:
+    few = [Clusters(np.array([[[v], [w]]]), np.ones((1, 2, 1)), (0,)) for v, w in ((0.99, 0.2), (0.01, 0.1))]
+    frame = compare_pairs(table(*few))
+    assert frame[["low", "high"]].to_numpy().tolist() == [[-1, 1]]
+    free = compare_pairs(table(*few, metric="hd95"))
+    assert free["low"][0] < -1 < 1 < free["high"][0]
 
 
 def test_an_arm_without_a_value_is_not_compared() -> None:

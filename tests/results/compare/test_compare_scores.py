@@ -12,6 +12,7 @@ import pytest
 from medsam2.evaluation.rows import Row, load_rows, save_rows, summarise
 from medsam2.results.collect import collect
 from medsam2.results.compare import Board, Comparison, compare
+from medsam2.results.compare.comparison import range_of
 from tests.studies import FakeRun, write_run
 
 SCORES = {("a", "cup"): 0.5, ("a", "disc"): 0.9, ("b", "cup"): 0.7, ("b", "disc"): 0.8, ("c", "disc"): 0.6}
@@ -38,6 +39,31 @@ def line(board: Board, arm: str, structure: str = "mean", metric: str = "dice") 
     scores = board.scores
     (found,) = scores[(scores.arm == arm) & (scores.structure == structure) & (scores.metric == metric)].iloc
     return found
+
+
+def test_intervals_are_of_possible_values(tmp_path: Path) -> None:
+    """Two patients, far apart: an interval of what a Dice or a distance cannot be would say nothing."""
+    dice = {("a", "cup"): 0.999, ("b", "cup"): 0.01}
+    for seed in (0, 1):
+        path = write_run(tmp_path, FakeRun(dice, seed=seed))
+        rewrite(path, lambda row: [row | {"hd95": 100 * row["dice"], "excess": row["dice"]}])
+    (board,) = compare(collect(tmp_path), resamples=200).boards
+    assert tuple(line(board, "sam2_nano", "mean", "dice")[["low", "high"]]) == (0, 1)
+    assert line(board, "sam2_nano", "mean", "hd95")["low"] == 0
+    assert line(board, "sam2_nano", "mean", "hd95")["high"] > 100
+    assert line(board, "sam2_nano", "mean", "excess")["low"] < 0  # of a metric that is not known
+
+
+@pytest.mark.parametrize(
+    ("metrics", "limits"),
+    [
+        (("dice", "iou", "nsd", "slice_dice", "prompt_dice", "rater_dice", "ece", "prompt_free_dice"), (0, 1)),
+        (("hd95", "assd", "volume_error", "vcdr_error", "prompt_free_hd95"), (0, np.inf)),
+        (("loss",), (-np.inf, np.inf)),
+    ],
+)
+def test_between_what_a_metric_lies(metrics: tuple[str, ...], limits: tuple[float, float]) -> None:
+    assert {range_of(metric) for metric in metrics} == {limits}
 
 
 def test_means_are_those_that_runs_print(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from math import inf, nan
 
 import pytest
 
-from medsam2.results.compare.sentences import Finding, needed_units, write
+from medsam2.results.compare.sentences import Finding, needed_units, warn_of_seeds, write
 
 DECIDED = Finding(
     a="m", b="n", where="ct (box)", structure="mean", metric="dice", difference=0.0171, low=0.009, high=0.0252,
@@ -14,7 +14,7 @@ DECIDED = Finding(
     verdict="better", more_seeds=nan, more_patients=nan,
 )  # fmt: skip
 OPEN = DECIDED._replace(verdict="undecided", low=-0.004, difference=0.0101, p_permutation=0.0496, p_wilcoxon=0.08)
-ONE_SEED = " One seed each: this is about these weights, training noise is not in it."
+ONE_SEED = "one seed each: training noise is not known"
 DIFFER = "undecided: m and n differ by +0.010 in dice on ct (box) (95 % interval −0.004 to 0.025; "
 TESTS = "p = 0.0496 by permutation, 0.080 by Wilcoxon, 0.012 with seeds"
 TEXTS = {
@@ -31,9 +31,9 @@ TEXTS = {
         "40 patients, 3 seeds each; p = 0.0004 by permutation, 0.0006 by Wilcoxon, 0.012 with seeds).",
     ),
     "one seed": (
-        DECIDED._replace(seeds=(1, 1), family=1, p_wilcoxon=1e-7),
-        "m is better than n in dice on ct (box): +0.017 (95 % interval 0.009 to 0.025; 40 patients, 1 seed each; "
-        f"p = 0.0004 by permutation, < 0.0001 by Wilcoxon).{ONE_SEED}",
+        DECIDED._replace(seeds=(1, 1), family=1, p_wilcoxon=1e-7, caution=ONE_SEED),
+        f"m is better than n ({ONE_SEED}) in dice on ct (box): +0.017 (95 % interval 0.009 to 0.025; 40 patients, "
+        "1 seed each; p = 0.0004 by permutation, < 0.0001 by Wilcoxon).",
     ),
     "undecided": (
         OPEN._replace(more_patients=12, more_seeds=1),
@@ -48,7 +48,7 @@ TEXTS = {
     "few patients": (
         OPEN._replace(units=4, seeds=(1, 3), family=1, more_patients=2),
         f"{DIFFER}4 patients, 1 and 3 seeds; {TESTS}); with 4 patients no test can reach p < 0.05, at least 6 are "
-        "needed. One seed of m: its training noise is not in it.",
+        "needed.",
     ),
     "one patient": (
         DECIDED._replace(unit="case", units=6, family=1),
@@ -65,9 +65,13 @@ TEXTS = {
         "nothing to compare: m and n have no dice on the same cases of ct (box).",
     ),
     "the same": (
-        OPEN._replace(difference=0.0, low=0.0, high=0.0, family=1, p_wilcoxon=1, p_permutation=1, p_joint=1),
-        "undecided: m and n differ by +0.000 in dice on ct (box) (95 % interval 0.000 to 0.000; 40 patients, "
-        "3 seeds each; p = 1.000 by permutation, 1.000 by Wilcoxon, 1.000 with seeds).",
+        OPEN._replace(difference=0.0, low=0.0, high=0.0, tied=True, p_wilcoxon=1, p_permutation=1, p_joint=1),
+        "m and n score the same in every patient: dice on ct (box) (40 patients, 3 seeds each).",
+    ),
+    "the same in every case": (
+        OPEN._replace(difference=0.0, tied=True, unit="case", units=2, seeds=(1, 1), caution=ONE_SEED),
+        f"m and n ({ONE_SEED}) score the same in every case: dice on ct (box) (2 cases, 1 seed each). One patient: "
+        "this says nothing about others.",
     ),
 }
 
@@ -76,6 +80,21 @@ TEXTS = {
 def test_sentences(name: str) -> None:
     found, text = TEXTS[name]
     assert write(found) == text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (((0, 1), (2, 3)), ""),
+        (((0,), (0,)), "one seed each: training noise is not known"),
+        (((0,), (1,)), "one seed each, and seeds 0 and 1 differ: training noise is not known"),
+        (((0, 1), (0,)), "one seed of n: its training noise is not known"),
+        (((3,), (0, 1)), "one seed of m: its training noise is not known"),
+    ],
+)
+def test_whose_training_noise_is_not_known(seeds: tuple[tuple[int, ...], tuple[int, ...]], said: str) -> None:
+    assert warn_of_seeds("m", "n", *seeds) == said
+    assert (f"than n ({said}) in" if said else "than n in") in write(DECIDED._replace(caution=said))
 
 
 @pytest.mark.parametrize(("family", "units"), [(1, 6), (2, 7), (3, 7), (4, 8), (4950, 18)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,12 @@ def test_costs_are_means_over_runs(comparison: Comparison) -> None:
 
 
 MISTAKES = {
-    "metric": ({"metric": "dise"}, "metric=dise: no row has it; rows have dice, iou, prompt_dice"),
+    "metric": ({"metric": "dise"}, "metric=dise: no row has it; rows have dice, iou$"),
+    "surface": (
+        {"metric": "hd95"},
+        r"rows have dice, iou; it is computed with metrics=surface, or with metrics.names=\[dice,iou,hd95\]$",
+    ),
+    "pixels": ({"metric": "ece"}, r"computed with metrics=fundus, or with metrics.names=\[dice,iou,ece\]"),
     "baseline": ({"baseline": "best"}, "baseline=best: there is no such arm; choose one of"),
 }
 
@@ -131,7 +135,9 @@ def test_a_question_without_an_answer(study: Study, name: str) -> None:
 
 
 def test_no_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no finished run .*: found nothing"):
+    with pytest.raises(
+        ValueError, match=r"no finished run .*: found nothing; train one first: python run.py dataset=chest_ct"
+    ):
         compare(collect(tmp_path))
     write_run(tmp_path, FakeRun(scores(), state="failed"))
     write_run(tmp_path, FakeRun(scores(), seed=1, state="failed"))
@@ -139,6 +145,29 @@ def test_no_finished_run(tmp_path: Path) -> None:
         ValueError, match=r"found 2 failed\n  sam2_nano phantom seed \d .*: failed(.|\n)*issue the command"
     ):
         compare(collect(tmp_path))
+
+
+def test_training_that_changed_nothing_is_said(tmp_path: Path) -> None:
+    epochs = {("m", 0): 0, ("m", 1): 0, ("n", 0): 3, ("n", 1): 0, ("o", 0): 5, ("p", 0): None}
+    for (model, seed), epoch in epochs.items():
+        path = write_run(tmp_path, FakeRun(scores(), model=model, seed=seed))
+        if epoch is not None:
+            RunDirectory(path).update(metrics={"best/epoch": float(epoch)})
+    (board,) = compare(collect(tmp_path), resamples=100).boards
+    rest = "kept the network as it came (best epoch 0): training did not improve the validation score"
+    said = [note for note in board.notes if "best epoch" in note]
+    assert said == [f"2 of 2 runs of m {rest}", f"1 of 2 runs of n {rest}"]
+
+
+def test_the_matrix_does_not_know_where_masks_of_others_were_trained(tmp_path: Path) -> None:
+    theirs = {"task._target_": "t.evaluate", "predictions": "0a"}
+    origin = {"run_id": "77", "dataset": "b", "split_hash": "1", "checkpoint": "sam"}
+    write_run(tmp_path, FakeRun(scores(), model="nnunet", dataset="a", params=theirs))
+    write_run(tmp_path, FakeRun(scores(), model="m", dataset="a"))
+    RunDirectory(write_run(tmp_path, FakeRun(scores(), model="n", dataset="a"))).describe(origin=origin)
+    matrix = compare(collect(tmp_path), resamples=100).matrix
+    assert matrix is not None
+    assert set(matrix.index) == {("nnunet", "unknown"), ("m", "a"), ("n", "b")}
 
 
 def test_one_arm_is_shown_and_compared_with_nothing(tmp_path: Path) -> None:
@@ -217,14 +246,61 @@ def test_trained_here_tested_there(tmp_path: Path) -> None:
     assert set(comparison.cost["task"]) == {"train", "evaluate"}
 
 
-def test_the_same_arm_and_seed_twice_in_a_setting_counts_as_two(study: Study) -> None:
-    """The collector leaves such runs out; where it does not, they are not added up."""
-    (setting,) = [one for one in split_settings(study) if one.key["dataset"] == "here"]
-    runs = study.runs.assign(seed=study.runs["seed"].where(study.runs["seed"] != 2, 1))
-    view = make_view(replace(study, runs=runs), setting, name_arms(study).arm, "here")
-    board = build_board(view, Question("dice", None, 100, 0))
-    assert set(board.scores["seeds"]) == {3}
-    assert any("further runs of a seed" in note for note in board.notes)
+def test_columns_of_the_matrix_say_what_differs(tmp_path: Path) -> None:
+    first = FakeRun(scores(), dataset="a")
+    write_run(tmp_path, first)
+    for metrics in ({}, {"metrics.convention": "nnunet"}):
+        run = FakeRun(scores(), dataset="b", params={"run": first.run_id, "task._target_": "t.evaluate"} | metrics)
+        origin = {"run_id": first.run_id, "dataset": "a", "split_hash": "5b1d", "checkpoint": "best"}
+        RunDirectory(write_run(tmp_path, run)).describe(origin=origin)
+    write_run(tmp_path, FakeRun(scores(), dataset="b"))
+    matrix = compare(collect(tmp_path), resamples=200).matrix
+    assert matrix is not None
+    assert set(matrix.columns) == {"a", "b, medsam2's metrics", "b, nnunet's metrics"}
+    assert matrix["b, medsam2's metrics"].notna().sum() == 2
+
+
+def test_masks_of_others_are_an_arm_like_any(tmp_path: Path) -> None:
+    given = {"predictions": "/masks"}
+    runs = [FakeRun(scores(0.8), model="unet", params={"optim.lr": lr}) for lr in (1e-3, 1e-4)]
+    comparison = make(tmp_path, *runs, FakeRun(scores(0.9), model="nnunet", params=given), baseline="nnunet")
+    assert comparison.arms[-1] == "nnunet"
+    assert set(comparison.arms) == set(comparison.boards[0].scores["arm"])
+    assert set(comparison.boards[0].pairs["b"]) == {"nnunet"}
+    assert comparison.varied["optim.lr"].to_list() == ["0.001", "0.0001", "unknown"]
+    assert list(comparison.varied.index) == comparison.arms
+
+
+def test_one_arm_of_ours_and_masks_of_others_are_two(tmp_path: Path) -> None:
+    runs = [FakeRun(scores(), model="unet"), FakeRun(scores(), model="nnunet", params={"predictions": "/masks"})]
+    comparison = make(tmp_path, *runs)
+    assert comparison.arms == ["unet", "nnunet"]
+    assert comparison.notes == []
+
+
+def write_boards(folder: Path, boards: dict[tuple[str, str], str]) -> Comparison:
+    """By dataset and split, its arms."""
+    runs = [FakeRun(scores(), model=m, dataset=d, split_hash=s) for (d, s), arms in boards.items() for m in arms]
+    return make(folder, *runs)
+
+
+def test_across_datasets_those_boards_count_that_have_arms_in_common(tmp_path: Path) -> None:
+    across = write_boards(tmp_path, {("d1", "x"): "cde", ("d1", "y"): "ab", ("d2", "x"): "ab"}).across
+    assert across is not None
+    assert sorted(across.mean_ranks.index) == ["a", "b"]
+    assert across.datasets == ["d1", "d2"]
+    assert across.notes[0] == (
+        "d1 has 2 boards; d1, split y counts here, which has the most arms in common with other datasets"
+    )
+
+
+def test_why_there_is_no_test_across_datasets(tmp_path: Path) -> None:
+    comparison = write_boards(tmp_path, {("d1", "x"): "ab", ("d2", "x"): "cd"})
+    assert comparison.across is None
+    assert "no test across datasets: d1, d2 do not have two arms in common" in comparison.notes
+    write_run(tmp_path, FakeRun(scores(), model="a", dataset="d3", extra={"hd95": 2.0}))
+    notes = compare(collect(tmp_path), metric="hd95", resamples=200).notes
+    assert "no test across datasets: of d1, d2, d3 only d3 has hd95" in notes
 
 
 def test_a_board_without_the_metric_has_scores_and_no_pairs(study: Study) -> None:
@@ -234,3 +310,20 @@ def test_a_board_without_the_metric_has_scores_and_no_pairs(study: Study) -> Non
     assert board.pairs.empty
     assert len(board.scores)
     assert any("no row of this setting has hd95" in note for note in board.notes)
+
+
+def test_a_value_that_one_arm_lacks_is_in_no_difference(tmp_path: Path) -> None:
+    """c is worse in every case that both have, and has no value where cases are hard."""
+    easy = {(f"case{i:02d}", "cup"): 0.9 + 0.001 * i for i in range(20)}
+    hard = {(f"hard{i:02d}", "cup"): 0.3 + 0.001 * i for i in range(10)}
+    runs = [FakeRun(easy | hard, model="a", seed=seed) for seed in (0, 1)]
+    for seed in (0, 1):
+        noise = 1e-4 * (-1) ** seed
+        worse = {key: value - 0.02 + noise for key, value in easy.items()}
+        runs.append(FakeRun(worse | dict.fromkeys(hard, float("nan")), model="c", seed=seed))
+    board = make(tmp_path, *runs).boards[0]
+    assert board.scores.set_index(["arm", "metric", "structure"]).at[("c", "dice", "mean"), "mean"] > 0.85
+    pair = board.pairs[board.pairs["structure"] == "mean"].iloc[0]
+    sign = 1 if pair["a"] == "c" else -1
+    assert sign * pair["difference"] == pytest.approx(-0.02, abs=1e-9)
+    assert (pair["patients"], pair["cases"]) == (20, 20)

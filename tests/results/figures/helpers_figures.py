@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.style
@@ -83,6 +84,18 @@ def assert_legible(figure: Figure, most_mm: float = 290.0) -> None:
             high = min(box.y1, there.y1) - max(box.y0, there.y0)
             assert wide < 1 or high < 2.5, f"{text!r} lies on {other!r}"
     assert figure.get_figheight() * 25.4 <= most_mm
+
+
+def assert_free(figure: Figure) -> None:
+    """No line of the axes runs through a text."""
+    placed = boxes_of_texts(figure)
+    for line in axes_of(figure).get_lines():
+        points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
+        for (x0, y0), (x1, y1) in pairwise(points.tolist()):
+            for text, box in placed:
+                across = min(max(x0, x1), box.x1) - max(min(x0, x1), box.x0)
+                along = min(max(y0, y1), box.y1) - max(min(y0, y1), box.y0)
+                assert across <= 0.5 or along < 0, f"a line runs through {text!r}"
 
 
 def offsets(collection: Any) -> np.ndarray[Any, Any]:

@@ -66,6 +66,31 @@ def test_long_names_beside_curves_stay_legible() -> None:
     assert_legible(curves(frame, "clicks", "dice", "d", assign_looks(arms)))
 
 
+@pytest.mark.parametrize("width", [85, 180])
+@pytest.mark.parametrize(
+    ("values", "metric", "unit"),
+    [((0.8201, 0.8204), "dice", ""), ((0.2, 0.9), "dice", ""), ((1234.5, 1240.25), "hd95", "mm"),
+     ((1e-4, 3e-4), "relative_volume_difference_of_patients", "")],
+)  # fmt: skip
+def test_ticks_and_names_stay_on_the_page_however_long(
+    values: tuple[float, float], metric: str, unit: str, width: float
+) -> None:
+    looks = assign_looks(["an arm of some length", "b"])
+    shares = [i / 10 for i in range(10)]
+    frame = pd.DataFrame({"rejected": shares, "mean": np.linspace(*values, 10), "dataset": "d", "cases": 9})
+    both = pd.concat([frame.assign(arm=arm) for arm in looks])
+    clicks = both.rename(columns={"rejected": "level"}).assign(axis="jitter", structure="mean", low=NAN, high=NAN)
+    scores = make_scores(dict.fromkeys(looks, (values[0], *values)), metric=metric)
+    costs = pd.DataFrame({"arm": list(looks), "seconds": [60.0, 7200.0]})
+    for figure in (
+        rejection(both, "d", metric, looks, unit=unit, width=width),
+        curves(clicks, "jitter", metric, "d", looks, unit=unit, width=width),
+        cost(costs, scores, metric, looks, structure="liver", unit=unit, width=width),
+    ):
+        assert_legible(figure)
+        assert not axes_of(figure).yaxis.get_major_formatter().get_offset()
+
+
 def test_rejection_has_shares_in_percent() -> None:
     frame = pd.DataFrame({"arm": "a", "dataset": "d", "rejected": [0.0, 0.5], "mean": [0.8, 0.9], "cases": [10, 5]})
     figure = rejection(frame, "d", "dice", assign_looks("a"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from helpers_figures import NAN, assert_legible, axes_of, drawn, make_arms, offsets, texts
+from helpers_figures import NAN, assert_free, assert_legible, axes_of, drawn, make_arms, offsets, texts
 from matplotlib.colors import to_rgb
 
 from medsam2.results.figures import assign_looks, critical_difference, matrix, rater_lines, reliability
@@ -24,6 +24,21 @@ def test_cells_have_their_numbers_and_missing_ones_none() -> None:
     assert "0.000" not in texts(figure)
     assert [(own.get_x(), own.get_y()) for own in drawn(axes, "own")] == [(-0.48, -0.46)]  # a, trained and tested on x
     assert_legible(figure)
+
+
+def test_what_was_tested_at_home_is_framed_whatever_the_column_is_called() -> None:
+    """A dataset with several settings has several columns: `x, box (1)`, `x, 1 click (2)`."""
+    frame = MATRIX.rename(columns={"x": "x, box (1)", "y": "x, 1 click (2)"})
+    figure = matrix(frame, "dice")
+    axes = axes_of(figure)
+    assert [(own.get_x(), own.get_y()) for own in drawn(axes, "own")] == [(-0.48, -0.46), (0.52, -0.46)]
+    cell = drawn(axes, "cell")[0]
+    assert cell.get_x() > -0.48  # within its frame, which would not be seen on a dark cell
+    assert cell.get_y() > -0.46
+    assert any("Framed: trained and tested on the same dataset." in text for text in texts(figure))
+    other = matrix(MATRIX.rename(columns={"x": "xy", "y": "z"}), "dice")
+    assert drawn(axes_of(other), "own") == []
+    assert not any("Framed" in text for text in texts(other))
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -69,6 +84,15 @@ def test_a_difference_wider_than_the_axis_is_said() -> None:
     assert "critical difference 3.30, more than there are ranks" in texts(figure)
     low, high = sorted(drawn(axes_of(figure), "distance")[0].get_xdata())
     assert (low, high) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("width", [85, 180])
+@pytest.mark.parametrize("distance", [0.9, 1.9, 3.3])
+def test_no_line_runs_through_a_word_of_the_diagram(width: float, distance: float) -> None:
+    ranks = pd.Series({"prompt=box lr=0.001": 1.25, "b": 1.75, "c": 3.0})
+    figure = critical_difference(ranks, [list(ranks.index)], distance, assign_looks(ranks.index), 2, width)
+    assert_legible(figure)
+    assert_free(figure)
 
 
 def test_forty_long_names_on_a_diagram() -> None:

@@ -65,8 +65,12 @@ CASES = make_cases({"a": [[0.9, 0.2, 0.6, 0.7], [0.7, 0.2, 0.6, 0.7]], "b": [[0.
 def test_cases_are_chosen_by_the_mean_over_arms() -> None:
     worst, median, best = side_by_side(CASES, make_runs(CASES), "dice", ["b", "a"], assign_looks("ab"), load=load)
     assert [(p.rank, p.case_id) for p in (worst, median, best)] == [("worst", "c1"), ("median", "c2"), ("best", "c0")]
-    assert worst.caption.startswith("Worst of 3 cases: liver, case c1, mean over arms 0.350.")  # c3 has no score of b
-    assert best.alt.endswith("predictions of b (Dice 0.900), a (Dice 0.900).")  # a's first seed, not its mean of 0.8
+    assert worst.caption.startswith(
+        "Worst of 3 cases: liver, case c1, mean Dice over arms and seeds 0.350."
+    )  # c3 has no score of b
+    assert best.alt.endswith(
+        "predictions, with their Dice, of b (seed 0: 0.900), a (seed 0: 0.900)."
+    )  # a's first seed, not its mean of 0.8
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_few_cases_give_few_pictures(values: dict[str, float], higher: bool, exp
 def test_the_first_seed_with_a_picture_is_shown() -> None:
     runs = make_runs(CASES, {"a-0": "lost", "a-1": "4", "b-0": "2"})
     picture = side_by_side(CASES, runs, "dice", ["a", "b"], assign_looks("ab"), load=load)[2]
-    assert "a (Dice 0.700), b (Dice 0.900)" in picture.alt
+    assert "a (seed 1: 0.700), b (seed 0: 0.900)" in picture.alt
     _, pixels = open_png(picture.png)
     edge = (pixels[:112, :, :3] == _rgb(PREDICTION)).all(axis=2)  # two pixels wide
     areas = [int(edge[:, left : left + SIDE].sum()) for left in (0, SIDE + GAP, 2 * (SIDE + GAP))]

@@ -126,7 +126,8 @@ def make_pairs(arms: Sequence[str], seeds: int) -> pd.DataFrame:
         a=a, b=b, metric="dice", difference=np.where(clear, 0.0801, -0.002), low=np.where(clear, 0.05, -0.01),
         high=np.where(clear, 0.11, 0.006), patients=12, cases=12, seeds=seeds, **p, effect_dz=2.3, effect_rank=1.0,
         share_better=0.75, verdict=np.where(clear, "better", "undecided"), more_seeds=np.where(clear, NAN, 7.3),
-        more_patients=np.where(clear, NAN, np.inf), sentence=a + " is better than " + b + " in dice: +0.080.",
+        more_patients=np.where(clear, NAN, np.inf), caution="",
+        sentence=a + " is better than " + b + " in dice: +0.080.",
     )  # fmt: skip
 
 
@@ -141,6 +142,7 @@ def make_runs(arms: Sequence[str], datasets: Sequence[str], seeds: int) -> pd.Da
         trained_parameters=1e6, peak_memory=2.0**31, device="cpu", revision="83141e2f1b81bbc96248",
         definition="unit=volume",
         command="run.py -m model=a,b dataset=refuge seed=0,1,2", budget="box", structures="cup,disc",
+        best_epoch=7.0,
     )  # fmt: skip
     return frame.set_index("run_id")[list(RUNS)]
 

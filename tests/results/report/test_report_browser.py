@@ -37,6 +37,25 @@ def test_the_page_is_quiet_and_fits(browser: Browser, page: Path, width: int, da
     assert browser.run(wide) == 0
 
 
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_effects_are_seen_without_scrolling(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width)
+    for table in ("pairs-0", "runs"):
+        box = f"document.querySelector('[data-table={table}]').closest('.box')"
+        assert browser.run(f"{box}.scrollWidth - {box}.clientWidth") <= 0, table
+
+
+def test_long_titles_end_in_an_ellipsis_and_the_tooltip_has_them(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    title = "Results: phantom, 1 click on 8 slices (5 rows), 1 click on 11 slices (3 rows) and 4 more, trained here"
+    link = "document.querySelector('nav a')"
+    line = browser.run(f"{link}.getBoundingClientRect().height")
+    assert browser.run(f"{link}.title") == "What was asked"
+    browser.run(f"{link}.textContent = {title!r}")
+    assert browser.run(f"{link}.getBoundingClientRect().height") < 3.2 * line
+    assert browser.run(f"{link}.scrollHeight > {link}.clientHeight")
+
+
 def test_headings_sort_by_click_and_by_key(browser: Browser, page: Path) -> None:
     browser.open(page)
     before = browser.run(ORDER)
