@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,8 +43,9 @@ def to_table(grid: Grid) -> Table:
     kept = [i for i, column in enumerate(grid.columns) if column.heading not in LEFT_TO_THE_PAGE]
     for i in kept:
         column = grid.columns[i]
-        justify, short = "left" if column.textual else "right", i >= grid.heads  # where room is short, names are folded
-        table.add_column(escape(column.heading), justify=justify, no_wrap=short, overflow="fold")
+        whole = i >= grid.heads  # where room is short, names are folded, numbers never
+        side: Literal["left", "right"] = "left" if column.textual else "right"
+        table.add_column(escape(column.heading), justify=side, no_wrap=whole, overflow="fold")
     for row in grid.rows:
         table.add_row(*(escape(join(row.cells[i])) for i in kept))
     return table
