@@ -35,6 +35,7 @@ def save_masks(folder: Path, furthest: int, seed: int) -> None:
         np.save(folder / "lobe" / f"{record.case_id}.npy", moved)
 
 
+@pytest.mark.slow
 def test_phantom_runs_of_which_one_is_degraded(config: Compose, tmp_path: Path) -> None:
     for number, (name, furthest) in enumerate((("good", 2), ("alike", 2), ("degraded", 6))):
         for seed in (0, 1, 2):
