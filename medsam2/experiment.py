@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from medsam2.adopt import adopt, adopted_choices, only_evaluates
+from medsam2.adopt import adopt, adopted_choices, only_evaluates, typed_keys
 from medsam2.build import build_method, build_optimizer
 from medsam2.claims import restarts
 from medsam2.code import code_hash
@@ -139,7 +139,8 @@ def finished_value(cfg: DictConfig) -> float | None:
 def _call(cfg: DictConfig) -> float:
     """A command: to build its task is to call it. There is no data, run directory or tracker."""
     check(cfg)
-    if unread := [key for key in _typed() if key in cfg.task and not OmegaConf.is_interpolation(cfg.task, key)]:
+    own = [key for key in typed_keys(_overrides()) if key in cfg.task]
+    if unread := [key for key in own if not OmegaConf.is_interpolation(cfg.task, key)]:
         raise ConfigError([f"{key}: this task does not read it; give task.{key}=…" for key in unread])
     instantiate(cfg.task)
     return 0.0
@@ -312,7 +313,7 @@ def _run_info(cfg: DictConfig, directory: RunDirectory, splits: str, origin: dic
         begun=directory.description().get("begun", status["started"]),
         parent_run_id=cfg.job.parent_run_id,
         choices=adopted_choices(cfg, _choices(), _overrides()),
-        typed=_typed(),
+        typed=typed_keys(_overrides()),
     )
 
 
@@ -321,11 +322,6 @@ def _choices() -> dict[str, str]:
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     named = {str(group): str(choice) for group, choice in chosen.items() if choice and "hydra/" not in str(group)}
     return {group: choice for group, choice in named.items() if group not in NOT_IDENTITY}
-
-
-def _typed() -> list[str]:
-    """The keys that were given on the command line, or by a sweep."""
-    return [override.lstrip("+~").partition("=")[0] for override in _overrides()]
 
 
 def _overrides() -> list[str]:

@@ -164,7 +164,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         collect(tmp_path, source="http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("source", ["runs", "/tmp/mlruns", "ftp://host/x", "sqlite://typo.db"])
+@pytest.mark.parametrize("source", ["runs", "/somewhere/mlruns", "ftp://host/x", "sqlite://typo.db"])
 def test_what_is_no_address_of_a_store_is_said(tmp_path: Path, source: str) -> None:
     with pytest.raises(ValueError, match=f"task.source={source}: no MLflow URI; use sqlite:///"):
         collect(tmp_path, source=source)
