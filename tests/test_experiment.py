@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from medsam2.config import register_resolvers
 from medsam2.experiment import finished_value, run, summary_line
 from medsam2.runs import RunDirectory, RunDirectoryError
 from medsam2.tasks.parts import Outcome, Parts
@@ -43,6 +44,7 @@ def _no_calls() -> None:
 
 @pytest.fixture
 def in_sweep() -> Iterator[None]:
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=["hydra.mode=MULTIRUN"], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
